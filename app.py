@@ -1,0 +1,187 @@
+"""The Flask app: its settings, what it says about tokens and failures, and its URLs.
+
+`python app.py` is the developer's server. Production loads run.py.
+"""
+
+import json
+import os
+import secrets
+import sys
+from datetime import timedelta
+
+from bson import ObjectId
+from flask import Flask, request
+from flask_jwt_extended import JWTManager
+from flask_jwt_extended.exceptions import InvalidHeaderError, JWTDecodeError
+from flask_restful import Api, abort
+from pymongo.errors import PyMongoError
+from werkzeug.exceptions import HTTPException, ServiceUnavailable, Unauthorized
+
+import db
+from blacklist import BLACKLIST
+from resources.todo import Todo, TodoList
+from resources.user import TokenRefresh, User, UserLogin, UserLogout, UserRegister
+
+app = Flask(__name__, static_folder=None)  # No files to serve, so no URL for them.
+app.config.update(
+    JWT_SECRET_KEY=os.environ.get("JWT_SECRET_KEY"),
+    # Short, since it travels with every request; the refresh token, which travels rarely, gets the next one.
+    JWT_ACCESS_TOKEN_EXPIRES=timedelta(minutes=15),
+    JWT_REFRESH_TOKEN_EXPIRES=timedelta(days=30),
+    # RFC 8725, 3.1: never believe the token's own word on its algorithm.
+    JWT_DECODE_ALGORITHMS=["HS256"],
+    # Room for the longest todo, 10,200 characters of up to 4 bytes. Werkzeug refuses more with 413.
+    MAX_CONTENT_LENGTH=64 * 1024,
+    # One line for each answer, also in debug mode.
+    RESTFUL_JSON={"indent": None},
+    # Flask would answer OPTIONS by itself, without JSON. Now it is a 405 like any other method that is not there.
+    PROVIDE_AUTOMATIC_OPTIONS=False,
+)
+# Werkzeug would redirect /user//alice to /user/alice with an HTML page. Now it is a 404.
+app.url_map.merge_slashes = False
+db.init_app(app, os.environ.get("MONGODB_URI") or f"mongodb://localhost:27017/{db.DATABASE}")
+
+
+# Failures. All of them, from wherever, become the one error body here.
+
+CODES = {
+    400: "bad_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "request_too_large",
+    415: "unsupported_media_type",
+    500: "internal_error",
+    503: "database_unavailable",
+}
+
+
+@app.errorhandler(HTTPException)
+def http_error(error):
+    """The JSON answer for an HTTPException. What `abort(404, message=..., error=...)` names beside the status goes
+    before the defaults. A crash comes as a 500 too; Flask has logged its traceback by then."""
+    told = getattr(error, "data", {})
+    response = error.get_response()  # Has the headers that belong to it, such as the Allow of a 405.
+    body = {"message": told.get("message", error.description), "error": told.get("error", CODES.get(error.code))}
+    response.data = json.dumps(body) + "\n"
+    response.content_type = "application/json"
+    if error.code == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110, 11.6.1
+    return response
+
+
+@app.errorhandler(PyMongoError)
+def database_error(error):
+    """503: MongoDB is away, too slow, or refuses to serve us. The reason is for the log alone."""
+    db.note_failure(error)
+    app.logger.error("MongoDB: %s", error)
+    return http_error(ServiceUnavailable("The database is unavailable. Try again soon.", retry_after=2))
+
+
+@app.before_request
+def refuse_large_body():
+    """413 also where no resource reads the body."""
+    if (request.content_length or 0) > app.config["MAX_CONTENT_LENGTH"]:
+        abort(413)
+
+
+# Tokens.
+
+jwt = JWTManager(app)
+CLAIMS = {"sub": str, "jti": str, "sid": str, "type": str, "fresh": bool, "exp": int, "iat": int, "nbf": int}
+
+
+@jwt.decode_key_loader
+def secret_for(_header, claims):
+    """The key for a token. Raises JWTDecodeError where a claim is missing or is not what we would have written.
+
+    Here, because the libraries only look at some claims, and compute with others before anybody has looked.
+    """
+    right_types = all(type(claims.get(name)) is kind for name, kind in CLAIMS.items())
+    if not (
+        right_types
+        and ObjectId.is_valid(claims["sub"])
+        and claims["jti"].isascii()
+        and claims["sid"].isascii()
+        and claims["type"] in ("access", "refresh")
+    ):
+        raise JWTDecodeError("A claim is missing or malformed")
+    return app.config["JWT_SECRET_KEY"]
+
+
+@jwt.token_in_blocklist_loader
+def is_revoked(_header, claims):
+    """Whether the token itself, its session or its user is revoked."""
+    return [claims["jti"], claims["sid"], claims["sub"]] in BLACKLIST
+
+
+def unauthorized(code, message):
+    """The answer 401 with this code."""
+    error = Unauthorized()
+    error.data = {"message": message, "error": code}
+    return http_error(error)
+
+
+@jwt.unauthorized_loader
+@app.errorhandler(InvalidHeaderError)
+def authorization_required(_reason):
+    """There is no token."""
+    return unauthorized("authorization_required", "Send a token: Authorization: Bearer <token>")
+
+
+@jwt.invalid_token_loader
+@app.errorhandler(RecursionError)  # A token's JSON can be nested thousands deep. (So can a body's: see read_body.)
+def invalid_token(_reason):
+    """The token was not made here, was changed, or is of the wrong type for this request."""
+    return unauthorized("invalid_token", "This token is not valid here.")
+
+
+@jwt.expired_token_loader
+def expired_token(_header, _claims):
+    """The token is past its `exp`."""
+    return unauthorized("token_expired", "This token has expired. Get a new one from /refresh or /login.")
+
+
+@jwt.revoked_token_loader
+def revoked_token(_header, _claims):
+    """The token is blacklisted."""
+    return unauthorized("token_revoked", "This session is over. Log in again.")
+
+
+@jwt.needs_fresh_token_loader
+def fresh_token_required(_header, _claims):
+    """The token came from /refresh where one from /login is asked for."""
+    return unauthorized("fresh_token_required", "This request needs a fresh token. Log in again.")
+
+
+class ResourceApi(Api):
+    """Flask-RESTful, with its errors left to the handlers above instead of a second, different error body."""
+
+    def error_router(self, original_handler, e):
+        return original_handler(e)
+
+
+api = ResourceApi(app)
+api.add_resource(UserRegister, "/register")
+api.add_resource(User, "/user/<string:username>")
+api.add_resource(UserLogin, "/login")
+api.add_resource(UserLogout, "/logout")
+api.add_resource(TokenRefresh, "/refresh")
+api.add_resource(TodoList, "/todos")
+api.add_resource(Todo, "/todos/<string:todo_id>")
+
+
+def number_setting(name, default):
+    """The number in this environment variable. Ends the process with one line where it is none from 1 to 65535."""
+    value = os.environ.get(name, default)
+    if not (value.isdecimal() and 1 <= int(value) <= 65535):
+        sys.exit(f"{name} must be a number from 1 to 65535, or not be set at all")
+    return int(value)
+
+
+if __name__ == "__main__":
+    port = number_setting("PORT", "5000")
+    # In the environment, since the reloader runs this file anew after each change: it finds the same values again.
+    app.config["JWT_SECRET_KEY"] = os.environ.setdefault("JWT_SECRET_KEY", secrets.token_hex(32))
+    os.environ["MONGODB_URI"] = os.environ.get("MONGODB_URI") or db.local_mongodb()
+    # 127.0.0.1: whoever reaches the debugger runs code on this machine.
+    app.run(host="127.0.0.1", port=port, debug=True)

@@ -1,0 +1,26 @@
+"""What has been revoked. One collection for all worker processes and dynos, which survives restarts."""
+
+import datetime
+
+from flask import current_app
+
+import db
+
+
+class Blacklist:
+    """Reads like a set of ids: of tokens (`jti`), of sessions (`sid`) and of users (`sub`)."""
+
+    def add(self, revoked_id):
+        """Revoke every token that carries this id, from now on."""
+        # By then the last token is past its `exp`: the refresh token, and an access token refreshed at its very end.
+        lifetime = current_app.config["JWT_REFRESH_TOKEN_EXPIRES"] + current_app.config["JWT_ACCESS_TOKEN_EXPIRES"]
+        expires_at = datetime.datetime.now(datetime.timezone.utc) + lifetime
+        db.blacklist.update_one({"_id": revoked_id}, {"$set": {"expires_at": expires_at}}, upsert=True)
+
+    def __contains__(self, ids):
+        """Whether any of these ids is revoked, with one query. Asked on every request that carries a token:
+        an answer kept for later would let a token outlive its logout."""
+        return db.blacklist.find_one({"_id": {"$in": ids}}, {"_id": 1}) is not None
+
+
+BLACKLIST = Blacklist()

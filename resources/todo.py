@@ -1,0 +1,138 @@
+"""Todos: every operation is one atomic query that holds the owner, so nobody reaches anybody else's."""
+
+from datetime import datetime, timezone
+from urllib.parse import urlencode
+
+from bson import ObjectId
+from bson.errors import InvalidId
+from flask import current_app
+from flask_jwt_extended import get_jwt_identity, jwt_required
+from flask_restful import Resource, abort
+from itsdangerous import BadData, URLSafeSerializer
+from pymongo import ReturnDocument
+
+import db
+from resources.fields import boolean, read_body, read_query, string, text
+
+
+def name_field(value):
+    """Check a todo's name: 1 to 200 characters, not only white space."""
+    if not text(1, 200)(value).strip():
+        raise ValueError("Must not be blank.")
+    return value
+
+
+FIELDS = {"name": name_field, "description": text(0, 10_000), "done": boolean}
+
+
+def owner_id():
+    """The id of the user whose token came with the request."""
+    return ObjectId(get_jwt_identity())
+
+
+def represent(todo):
+    """A todo as the client sees it, built field by field so that nothing else gets out."""
+    return {
+        "id": str(todo["_id"]),
+        "name": todo["name"],
+        "description": todo["description"],
+        "done": todo["done"],
+        # RFC 3339. PyMongo gives UTC, without saying so.
+        "created_at": todo["created_at"].isoformat(timespec="milliseconds") + "Z",
+    }
+
+
+def one(operation, todo_id, *arguments, **options):
+    """Do a PyMongo operation on the caller's todo with this id, and return the todo.
+
+    Aborts with 404 where there is none, and in the same words where it is somebody else's.
+    """
+    try:
+        todo = operation({"_id": ObjectId(todo_id), "owner_id": owner_id()}, *arguments, **options)
+    except InvalidId:
+        todo = None
+    return todo or abort(404, message="Todo not found.")
+
+
+class Todo(Resource):
+    """/todos/<todo_id>: one of the caller's todos."""
+
+    @jwt_required()
+    def get(self, todo_id):
+        """Answer with the todo. Access token. Aborts with 404."""
+        return represent(one(db.todos.find_one, todo_id))
+
+    @jwt_required()
+    def put(self, todo_id):
+        """Change the given fields, keep the others, answer with the todo. Access token. Aborts with 400 or 404."""
+        changes = read_body(FIELDS) or abort(400, message="Give at least one of name, description and done.")
+        return represent(
+            one(db.todos.find_one_and_update, todo_id, {"$set": changes}, return_document=ReturnDocument.AFTER)
+        )
+
+    @jwt_required()
+    def delete(self, todo_id):
+        """Delete the todo. Access token. Aborts with 404."""
+        one(db.todos.find_one_and_delete, todo_id)
+        return {"message": "Todo deleted."}
+
+
+def limit_field(value):
+    """Check the size of a page: a number from 1 to 100, in plain digits."""
+    if not (isinstance(value, str) and value.isascii() and value.isdigit() and 1 <= int(value[:4]) <= 100):
+        raise ValueError("Must be a number from 1 to 100.")
+    return int(value)
+
+
+def after_field(value):
+    """Check where a page starts, and turn it into the query for what comes after it."""
+    try:
+        created_at, last_id = cursors().loads(string(value))
+    except BadData:
+        raise ValueError("Must come from the next link of a page.") from None
+    created_at, last_id = datetime.fromisoformat(created_at), ObjectId(last_id)
+    # The first part lets MongoDB jump to the place in its index; the second leaves out what the client has seen.
+    later = {"$or": [{"created_at": {"$gt": created_at}}, {"_id": {"$gt": last_id}}]}
+    return {"created_at": {"$gte": created_at}, **later}
+
+
+def cursors():
+    """Signs and checks cursors, each for its user: nobody can make one up. Comes with Flask."""
+    return URLSafeSerializer(current_app.config["JWT_SECRET_KEY"], salt=get_jwt_identity())
+
+
+class TodoList(Resource):
+    """/todos: all of the caller's todos."""
+
+    @jwt_required()
+    def get(self):
+        """Answer with one page, oldest first, and the link to the next. Access token. Aborts with 400.
+
+        Pages go by key. With `skip`, MongoDB would walk past all earlier todos, and a todo that is deleted meanwhile
+        would shift another out of sight.
+        """
+        query = read_query({"limit": limit_field, "done": boolean, "after": after_field})
+        limit = query.pop("limit", 50)
+        wanted = {"owner_id": owner_id(), **query.pop("after", {}), **query}
+        # By time, then by id. Not by id alone: those that different processes make within a second are in no order.
+        found = list(db.todos.find(wanted).sort([("created_at", 1), ("_id", 1)]).limit(limit + 1))
+        # The one too many only tells that there is a next page.
+        todos, more = [represent(todo) for todo in found[:limit]], len(found) > limit
+        return {"todos": todos, "next": self.next_page(found[limit - 1], limit, query) if more else None}
+
+    def next_page(self, last, limit, query):
+        """The link to what comes after the todo `last`, with the same limit and filter."""
+        done = {name: str(value).lower() for name, value in query.items()}
+        after = cursors().dumps([last["created_at"].isoformat(), str(last["_id"])])
+        return "/todos?" + urlencode({"limit": limit, **done, "after": after})
+
+    @jwt_required()
+    def post(self):
+        """Add a todo, answer 201 with it. Access token. Aborts with 400."""
+        new = read_body(FIELDS, required=("name",))
+        # MongoDB keeps milliseconds; cut here, so that the answer is what later reads give.
+        now = datetime.now(timezone.utc).replace(tzinfo=None)
+        now = now.replace(microsecond=now.microsecond // 1000 * 1000)
+        todo = {"description": "", "done": False, **new, "owner_id": owner_id(), "created_at": now}
+        db.todos.insert_one(todo)
+        return represent(todo), 201, {"Location": f"/todos/{todo['_id']}"}

@@ -90,11 +90,12 @@ def _checked(values, fields, required=()):
     errors = {name: "Unknown field." for name in values if name not in fields}
     errors |= {name: "Missing." for name in required if name not in values}
     checked = {}
-    for name in fields.keys() & values.keys():
-        try:
-            checked[name] = fields[name](values[name])
-        except ValueError as error:
-            errors[name] = str(error)
+    for name, check in fields.items():
+        if name in values:
+            try:
+                checked[name] = check(values[name])
+            except ValueError as error:
+                errors[name] = str(error)
     if errors:
         abort(400, message=errors)
     return checked

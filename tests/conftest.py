@@ -22,9 +22,9 @@ ROOT = Path(__file__).parent.parent
 SECRET = "a secret for the tests, of at least 32 bytes"
 PASSWORD = "correct horse battery staple"
 # What a developer has set must not reach the servers under test; what is installed beside this Python must.
-SETTINGS = ("MONGODB_URI", "JWT_SECRET_KEY", "PORT", "WEB_CONCURRENCY")
-CLEAN = {name: value for name, value in os.environ.items() if name not in SETTINGS}
-CLEAN["PATH"] = os.path.dirname(sys.executable) + os.pathsep + CLEAN["PATH"]
+for setting in ("MONGODB_URI", "JWT_SECRET_KEY", "PORT", "WEB_CONCURRENCY"):
+    os.environ.pop(setting, None)
+CLEAN = os.environ | {"PATH": os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]}
 
 
 def pytest_addoption(parser):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from conftest import CLEAN, ROOT, Server, User, assert_error, free_port, wait_for
@@ -108,21 +109,15 @@ def test_mongodb_that_a_crash_left_behind_is_found_again(no_mongodb, project, tm
 
 @posix
 def test_port_27017_taken_by_something_else_is_said(no_mongodb, project, tmp_path):
-    with socket.create_server(("127.0.0.1", 27017)) as other:
-        threading.Thread(target=answer_nonsense, args=(other,), daemon=True).start()
-        server = start(project, tmp_path)
-        assert server.process.wait(30) == 1
+    with HTTPServer(("127.0.0.1", 27017), BaseHTTPRequestHandler) as other:
+        threading.Thread(target=other.serve_forever).start()
+        try:
+            server = start(project, tmp_path)
+            assert server.process.wait(30) == 1
+        finally:
+            other.shutdown()
     assert "Port 27017 is taken by something that is no MongoDB" in server.log.read_text()
     assert "Traceback" not in server.log.read_text()
-
-
-def answer_nonsense(server):
-    while True:
-        try:
-            connection, _ = server.accept()
-        except OSError:
-            return
-        connection.close()
 
 
 @posix

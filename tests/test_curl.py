@@ -1,0 +1,85 @@
+"""The README's commands: whoever pastes them gets to see what the README shows."""
+
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+from conftest import CLEAN, ROOT
+
+pytestmark = pytest.mark.skipif(os.name == "nt" or not shutil.which("curl"), reason="needs bash and curl")
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+# What is new in each run.
+CHANGING = re.compile(
+    r"(?P<token>eyJ[\w.-]+)|(?<=after=)(?P<cursor>[\w.-]+)"
+    r"|(?P<time>\d{4}-\d\d-\d\dT[\d:.]{12}Z)|(?P<id>\b[0-9a-f]{24}\b)"
+)
+
+
+def chapter(title):
+    """The text of a chapter of the README."""
+    return re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL)[1]
+
+
+def blocks(text):
+    """Each block of commands that is followed by its output, as (commands, output)."""
+    return re.findall(r"```sh\n([^`]*)```\n\n```(?:json|text)\n([^`]*)```", text)
+
+
+def normalised(text):
+    """The text with ids and times numbered by their first appearance, so that the same id stays the same one."""
+    seen = {}
+
+    def name(match):
+        kind = match.lastgroup
+        # Tokens are never shown in full, so one looks like another.
+        return kind if kind == "token" else f"{kind}{seen.setdefault(match[0], len(seen))}"
+
+    return CHANGING.sub(name, text)
+
+
+def mismatches(text, url):
+    """Run the commands of a chapter in one shell; return each output shown beside what came, where they differ."""
+    end = "--- the end of a block ---\n"
+    script = f"echo '{end.strip()}'\n".join(commands for commands, _ in blocks(text))
+    done = subprocess.run(
+        ["bash", "-c", script.replace("http://127.0.0.1:5000", url)],
+        env=CLEAN, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60,
+    )
+    # Normalised as a whole, since ids of one block come back in later ones.
+    shown = normalised(end.join(output for _, output in blocks(text))).split(end)
+    came = normalised(done.stdout).split(end)
+    return [pair for pair in zip(shown, came, strict=True) if pair[0] != pair[1]]
+
+
+def test_quick_start_shows_what_comes(api):
+    assert len(blocks(chapter("Quick start"))) == 1
+    assert mismatches(chapter("Quick start"), api.url) == []
+
+
+def test_curl_chapter_shows_what_comes_each_time(api, alice):
+    alice.add()  # Whatever else is in the database does not matter.
+    text = chapter("Testing with curl")
+    assert len(blocks(text)) == text.count("```sh") >= 8  # No commands without their output.
+    assert mismatches(text, api.url) == []
+    assert mismatches(text, api.url) == []
+
+
+MILK, BREAD = re.findall(r'"id": "(\w+)", "name": "(?:milk|bread)"', chapter("Quick start"))[1:3]
+
+
+@pytest.mark.parametrize(
+    ("shown", "wrong"),
+    [
+        ("Todo not found.", "No such todo."),
+        ('"done": true', '"done": false'),
+        ('{"message": "Todo deleted."}\n', ""),
+        (f'"{BREAD}", "name": "bread"', f'"{MILK}", "name": "bread"'),
+        (" -X DELETE", ""),
+    ],
+)
+def test_output_that_is_not_what_comes_is_found(api, shown, wrong):
+    assert shown in chapter("Quick start")
+    assert len(mismatches(chapter("Quick start").replace(shown, wrong), api.url)) == 1

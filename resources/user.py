@@ -1,7 +1,10 @@
 """Users and their sessions: register, log in, refresh, log out, delete."""
 
+import os
 import re
+import sys
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 from bson import ObjectId
 from flask_jwt_extended import create_access_token, create_refresh_token, get_jwt, get_jwt_header, jwt_required
@@ -22,6 +25,16 @@ passwords = CryptContext(
 LONGEST_PASSWORD = 256
 
 
+def give_way():
+    """Lower the priority of the thread that hashes, so that those who only read are served in between."""
+    if sys.platform == "linux":  # Elsewhere a priority is the whole process's.
+        os.nice(5)
+
+
+# One thread per process does all hashing: every thread that has hashed keeps its 19 MiB.
+hashing = ThreadPoolExecutor(max_workers=1, initializer=give_way)
+
+
 def username_field(value):
     """Check a new username: one that fits in a URL as it is."""
     if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9._-]{0,63}", string(value)):
@@ -40,8 +53,9 @@ class UserRegister(Resource):
     def post(self):
         """Take `username` and `password`, answer 201. No token. Aborts with 400 or, where the name is taken, 409."""
         new = read_body({"username": username_field, "password": text(8, LONGEST_PASSWORD)}, ("username", "password"))
+        password_hash = hashing.submit(passwords.hash, new["password"]).result()
         try:
-            db.users.insert_one({"username": new["username"], "password": passwords.hash(new["password"])})
+            db.users.insert_one({"username": new["username"], "password": password_hash})
         except DuplicateKeyError:
             abort(409, message="This username is taken.", error="username_taken")
         return {"message": "User created successfully."}, 201, {"Location": f"/user/{new['username']}"}
@@ -88,7 +102,8 @@ class UserLogin(Resource):
         # Cut, since passlib refuses to hash more than 4,096 characters; one too many is enough to be wrong.
         password = login["password"][: LONGEST_PASSWORD + 1]
         # Without a user, passlib hashes all the same: the time must not tell which names exist.
-        matches, new_hash = passwords.verify_and_update(password, user and user["password"])
+        check = hashing.submit(passwords.verify_and_update, password, user and user["password"])
+        matches, new_hash = check.result()
         if not matches:
             # One answer for both, for the same reason.
             abort(401, message="Wrong username or password.", error="invalid_credentials")

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt" or not shutil.which("curl"), rea
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # What is new in each run.
 CHANGING = re.compile(
-    r"(?P<token>eyJ[\w.-]+)|(?<=after=)(?P<cursor>[\w.-]+)"
+    r"(?P<token>eyJ[\w.-]+)|(?<=after=)(?P<cursor>[\w.%-]+)"
     r"|(?P<time>\d{4}-\d\d-\d\dT[\d:.]{12}Z)|(?P<id>\b[0-9a-f]{24}\b)"
 )
 

@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import sys
+import time
 from datetime import timedelta
 
 from bson import ObjectId
@@ -87,7 +88,7 @@ def refuse_large_body():
 
 # Tokens.
 
-CLAIMS = {"sub": str, "jti": str, "sid": str, "type": str, "fresh": bool, "exp": int, "iat": int}
+CLAIMS = {"sub": str, "jti": str, "sid": str, "type": str, "fresh": bool, "exp": int, "iat": int, "nbf": int}
 
 
 class TokenManager(JWTManager):
@@ -96,11 +97,19 @@ class TokenManager(JWTManager):
 
     def _decode_jwt_from_config(self, encoded_token, csrf_value=None, allow_expired=False):
         """The claims of a token. Raises what PyJWT raises, or JWTDecodeError where a claim is not as we write it."""
-        # RFC 8725, 3.1: one fixed algorithm; never believe the token's own word on it.
-        claims = decode(encoded_token, app.config["JWT_SECRET_KEY"], algorithms=["HS256"])
-        right_types = all(type(claims.get(name)) is kind for name, kind in CLAIMS.items())
-        if not (right_types and claims["type"] in ("access", "refresh") and ObjectId.is_valid(claims["sub"])):
+        # RFC 8725, 3.1: one fixed algorithm; never believe the token's own word on it. Whether it has expired can only
+        # be said once `exp` is known to be a number.
+        options = {"verify_exp": False}
+        claims = decode(encoded_token, app.config["JWT_SECRET_KEY"], algorithms=["HS256"], options=options)
+        if not (
+            all(type(claims.get(name)) is kind for name, kind in CLAIMS.items())
+            and claims["type"] in ("access", "refresh")
+            and ObjectId.is_valid(claims["sub"])
+            and (claims["jti"] + claims["sid"]).isascii()  # MongoDB cannot take half a character.
+        ):
             raise JWTDecodeError("A claim is missing or malformed")
+        if claims["exp"] <= time.time():
+            raise ExpiredSignatureError("Past its exp")
         return claims
 
 

@@ -1,12 +1,26 @@
-"""Production as Heroku runs it: the line of the Procfile, several workers, and everything that can go wrong."""
+"""Production as Heroku runs it, by the line of the Procfile: settings, many workers, and what can go wrong."""
 
+import contextlib
+import http.client
+import json
 import os
+import re
 import shutil
+import signal
+import socket
+import statistics
 import subprocess
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
+import jwt
 import pytest
+import requests
+from conftest import CLEAN, PASSWORD, ROOT, SECRET, Mongod, Server, User, assert_error, free_port, procfile_command, wait_for
 from pymongo import MongoClient
-from conftest import CLEAN, PASSWORD, ROOT, SECRET, Server, User, free_port, procfile_command, wait_for
+from pymongo.errors import PyMongoError
 
 pytestmark = pytest.mark.skipif(not shutil.which("uwsgi", path=CLEAN["PATH"]), reason="there is no uWSGI here")
 
@@ -16,14 +30,23 @@ def start(tmp_path):
     """Start any number of production servers; they end with the test."""
     servers = []
 
-    def start(uri, wait=True, **env):
-        servers.append(Server(procfile_command(), tmp_path / f"log{len(servers)}", uri, **env))
-        return servers[-1].wait() if wait else servers[-1]
+    def start(uri, wait=True, options=(), **settings):
+        server = Server([*procfile_command(), *options], tmp_path / f"log{len(servers)}", uri, **settings)
+        servers.append(server)
+        return server.wait() if wait else server
 
     yield start
     for server in servers:
-        if server.process.poll() is None:
-            server.stop()
+        server.stop()
+
+
+@pytest.fixture
+def own_mongod(tmp_path):
+    """A MongoDB of the test's own, to be killed."""
+    mongod = Mongod(tmp_path / "mongod")
+    yield mongod
+    mongod.process.kill()
+    mongod.process.wait()
 
 
 def test_serves_the_main_flow(mongod, database, start):
@@ -96,7 +119,377 @@ def test_port_is_5000_where_it_is_not_set():
     assert "http-socket = :5000" in (ROOT / "uwsgi.ini").read_text()
 
 
-def test_password_is_not_in_what_is_stored_or_logged(mongod, database, start):
+def test_password_is_neither_stored_nor_logged(mongod, database, start):
     server = start(mongod.uri)
     User(server, "alice")
     assert PASSWORD not in str(list(database.users.find())) + server.log.read_text()
+
+
+# Many workers, many dynos
+
+
+def stats(server):
+    """What uWSGI says about itself on the stats socket that `with_stats` asks for."""
+    with socket.create_connection(("127.0.0.1", server.stats_port)) as connection:
+        return json.loads(b"".join(iter(lambda: connection.recv(65536), b"")))
+
+
+def with_stats(start, uri, **settings):
+    """Start a server that also tells which worker answered how many requests."""
+    port = free_port()
+    server = start(uri, options=["--stats", f"127.0.0.1:{port}"], **settings)
+    server.stats_port = port
+    return server
+
+
+def at_once(count, function, *arguments):
+    """Call a function from many threads at once; return the results."""
+    with ThreadPoolExecutor(count) as pool:
+        return [future.result() for future in [pool.submit(function, *arguments) for _ in range(count)]]
+
+
+@pytest.mark.parametrize("how", ["logout", "deletion"])
+def test_session_is_over_at_once_for_all_workers_and_dynos_and_after_restarts(own_mongod, start, how):
+    dynos = [with_stats(start, own_mongod.uri, WEB_CONCURRENCY="4") for _ in range(2)]
+    alice, bob = User(dynos[0], "alice"), User(dynos[0], "bob")
+    refreshed = dynos[1].post("/refresh", alice.refresh).json()["access_token"]
+    other = alice.login()[0] if how == "logout" else bob.access
+    if how == "logout":
+        assert dynos[0].post("/logout", alice.refresh).status_code == 200
+    else:
+        assert dynos[0].delete("/user/alice", alice.access).status_code == 200
+    for again in range(2):
+        for dyno in dynos:
+            before = Counter({worker["id"]: worker["requests"] for worker in stats(dyno)["workers"]})
+            answers = Counter()
+            answered_by = set()
+            while len(answered_by) < 4:  # Usually the first 100 requests reach all workers.
+                for path, method, token in [
+                    ("/todos", "GET", alice.access),
+                    ("/todos", "GET", refreshed),
+                    ("/refresh", "POST", alice.refresh),
+                    ("/logout", "POST", alice.access),
+                ]:
+                    for answer in at_once(25, dyno.request, method, path, token):
+                        answers[answer.status_code, answer.json()["error"]] += 1
+                after = Counter({worker["id"]: worker["requests"] for worker in stats(dyno)["workers"]})
+                answered_by |= set(after - before)
+            assert answers.keys() == {(401, "token_revoked")} and answers.total() >= 100
+            assert {answer.status_code for answer in at_once(20, dyno.get, "/todos", other)} == {200}
+        if not again:
+            for dyno in dynos:
+                dyno.stop()
+            dynos = [with_stats(start, own_mongod.uri, WEB_CONCURRENCY="4") for _ in range(2)]
+
+
+def test_deletion_that_the_database_did_not_survive_is_finished_by_a_repeat(own_mongod, start):
+    server = start(own_mongod.uri)
+    alice = User(server, "alice")
+    with MongoClient(own_mongod.uri) as client:
+        database = client.get_default_database()
+        owner_id = database.users.find_one()["_id"]
+        # So many that deleting them takes longer than it takes to notice.
+        database.todos.insert_many([{"owner_id": owner_id, "created_at": None} for _ in range(100_000)])
+        with ThreadPoolExecutor() as pool:
+            deletion = pool.submit(server.delete, "/user/alice", alice.access)
+            wait_for(lambda: database.blacklist.find_one({"_id": alice.id}))
+            own_mongod.kill()
+            assert_error(deletion.result(), 503, "database_unavailable")
+        own_mongod.start()
+        assert database.users.count_documents({}) == 1 and database.todos.count_documents({}) > 0
+        wait_for(lambda: server.get("/todos", alice.access).status_code != 503)
+        assert_error(server.get("/todos", alice.access), 401, "token_revoked")
+        wait_for(lambda: server.delete("/user/alice", alice.access).status_code == 200)
+        assert database.users.count_documents({}) == database.todos.count_documents({}) == 0
+    assert_error(server.delete("/user/alice", alice.access), 401, "token_revoked")
+
+
+def test_of_100_simultaneous_registrations_one_succeeds_also_without_indexes(own_mongod, start):
+    server = start(own_mongod.uri, WEB_CONCURRENCY="4")  # Nothing has been asked of the database yet.
+    answers = at_once(100, lambda: server.post("/register", json={"username": "alice", "password": PASSWORD}))
+    assert Counter(answer.status_code for answer in answers) == {201: 1, 409: 99}
+    with MongoClient(own_mongod.uri) as client:
+        assert client.get_default_database().users.count_documents({}) == 1
+
+
+# Faults
+
+
+class Load:
+    """Clients that send one request after another until the block ends. `results` holds (begin, end, status, ...)."""
+
+    def __init__(self, send, clients=8):
+        self.send, self.results, self.going = send, [], True
+        self.threads = [threading.Thread(target=self.run, args=(number,)) for number in range(clients)]
+
+    def run(self, number):
+        while self.going:
+            begin = time.monotonic()
+            try:
+                status = self.send(number, len(self.results))
+            except requests.ConnectionError:
+                status = None
+            self.results.append((begin, time.monotonic(), status))
+            if status is None:
+                time.sleep(0.01)  # The server may be gone: do not spin.
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.going = False
+        for thread in self.threads:
+            thread.join()
+
+    def wait_for(self, count):
+        """Wait until so many more requests have succeeded."""
+        begin = sum(1 for result in self.results if result[2] in (200, 201))
+        wait_for(lambda: sum(1 for result in self.results if result[2] in (200, 201)) >= begin + count)
+
+
+def test_killed_worker_is_replaced_and_only_its_own_requests_fail(own_mongod, start):
+    server = with_stats(start, own_mongod.uri, WEB_CONCURRENCY="4")
+    alice = User(server, "alice")
+    killed = stats(server)["workers"][0]["pid"]
+    with Load(lambda *_: server.get("/todos", alice.access).status_code, clients=16) as load:
+        load.wait_for(200)
+        os.kill(killed, signal.SIGKILL)
+        wait_for(lambda: {worker["pid"] for worker in stats(server)["workers"]}.isdisjoint({killed, 0}))
+        load.wait_for(500)
+    failed = [result for result in load.results if result[2] != 200]
+    assert len(failed) <= 6, failed  # The threads of one worker.
+    assert all(status is None for _, _, status in failed)
+    report(requests=len(load.results), failed=len(failed))
+
+
+def report(**figures):
+    """Print figures; `python -m pytest -s` shows them."""
+    print("\n   ", os.environ.get("PYTEST_CURRENT_TEST", "").split("::")[-1].split(" ")[0], figures)
+
+
+def test_no_acknowledged_todo_is_lost_when_mongodb_is_killed(own_mongod, start):
+    server = start(own_mongod.uri)
+    alice = User(server, "alice")
+    acknowledged = []
+
+    def add(client, number):
+        name = f"{client}-{number}-{time.monotonic_ns()}"
+        response = server.post("/todos", alice.access, json={"name": name})
+        assert response.status_code in (201, 503), response.text
+        if response.status_code == 201:
+            acknowledged.append(name)
+        return response.status_code
+
+    with Load(add) as load:
+        for _ in range(3):
+            load.wait_for(300)
+            own_mongod.kill()
+            own_mongod.start()
+        load.wait_for(100)
+    with MongoClient(own_mongod.uri) as client:
+        stored = Counter(todo["name"] for todo in client.get_default_database().todos.find())
+    assert set(acknowledged) <= stored.keys()
+    assert set(stored.values()) == {1}
+    report(acknowledged=len(acknowledged), stored=len(stored), refused=sum(1 for result in load.results if result[2] == 503))
+
+
+def every_route(server, alice):
+    """A well-formed request for each route, as a function that sends it."""
+    todo = f"/todos/{'0' * 24}"
+    requests_ = [
+        ("POST", "/register", None, {"username": "carol", "password": PASSWORD}),
+        ("POST", "/login", None, {"username": "alice", "password": PASSWORD}),
+        ("POST", "/refresh", alice.refresh, None),
+        ("POST", "/logout", alice.access, None),
+        ("GET", "/user/alice", alice.access, None),
+        ("DELETE", "/user/alice", alice.access, None),
+        ("GET", "/todos", alice.access, None),
+        ("POST", "/todos", alice.access, {"name": "x"}),
+        ("GET", todo, alice.access, None),
+        ("PUT", todo, alice.access, {"name": "x"}),
+        ("DELETE", todo, alice.access, None),
+    ]
+    return [lambda r=request: server.request(r[0], r[1], r[2], json=r[3]) for request in requests_]
+
+
+@pytest.mark.parametrize("fault", ["killed", "stalled"])
+@pytest.mark.parametrize(("workers", "threads"), [("2", None), ("1", "1"), ("4", "6")])
+def test_database_that_is_away_is_a_503_in_time_and_comes_back(own_mongod, start, fault, workers, threads):
+    options = ["--threads", threads] if threads else []
+    server = start(own_mongod.uri, options=options, WEB_CONCURRENCY=workers)
+    alice = User(server, "alice")
+    if fault == "killed":
+        own_mongod.kill()
+    else:
+        own_mongod.process.send_signal(signal.SIGSTOP)
+    try:
+        sends = every_route(server, alice)
+        with ThreadPoolExecutor(50) as pool:
+            answers = list(pool.map(timed, (sends * 5)[:50]))  # 50 clients at once.
+        slowest = max(seconds for seconds, _ in answers)
+        for send in sends:  # And one after another, with the database long away.
+            answers.append(timed(send))
+        for seconds, answer in answers:
+            assert_error(answer, 503, "database_unavailable")
+            assert int(answer.headers["Retry-After"]) > 0
+            assert seconds < 5
+        for path in ("/register", "/login"):
+            assert_error(server.post(path, json={"username": 1}), 400, "bad_request")
+        assert_error(server.get("/todos"), 401, "authorization_required")
+        assert_error(server.get("/nowhere"), 404, "not_found")
+    finally:
+        if fault == "killed":
+            own_mongod.start()
+        else:
+            own_mongod.process.send_signal(signal.SIGCONT)
+    back = time.monotonic()
+    wait_for(lambda: server.get("/todos", alice.access).status_code == 200, seconds=5)
+    wait_for(lambda: {send().status_code for send in sends[:2]} <= {200, 201, 409}, seconds=5)
+    report(slowest=round(slowest, 2), back_after=round(time.monotonic() - back, 2))
+
+
+def timed(send):
+    """Send something; return the seconds that it took, and the answer."""
+    begin = time.monotonic()
+    answer = send()
+    return time.monotonic() - begin, answer
+
+
+def test_starts_without_a_database_and_has_its_indexes_when_it_comes(own_mongod, start):
+    own_mongod.kill()
+    server = start(own_mongod.uri)
+    assert_error(server.post("/register", json={"username": "alice", "password": PASSWORD}), 503, "database_unavailable")
+    own_mongod.start()
+    wait_for(lambda: server.post("/register", json={"username": "alice", "password": PASSWORD}).status_code == 201, 5)
+    with MongoClient(own_mongod.uri) as client:
+        assert len(client.get_default_database().users.index_information()) == 2
+
+
+def alive(group):
+    """The processes of a process group."""
+    listed = subprocess.run(["ps", "-A", "-o", "pgid=,stat=,pid="], capture_output=True, text=True).stdout
+    return [line for line in listed.splitlines() if line.split()[0] == str(group) and "Z" not in line.split()[1]]
+
+
+def test_sigterm_answers_what_is_in_flight_and_leaves_nothing(own_mongod, start):
+    server = start(own_mongod.uri)
+
+    def register(client, number):
+        name = f"user{client}-{number}-{time.monotonic_ns()}"
+        return server.post("/register", json={"username": name, "password": PASSWORD}).status_code
+
+    with Load(register) as load:
+        load.wait_for(20)
+        begin = time.monotonic()
+        server.process.terminate()
+        server.process.wait(10)
+        took = time.monotonic() - begin
+    in_flight = [status for started, ended, status in load.results if started < begin - 0.05 and ended > begin]
+    assert in_flight and set(in_flight) == {201}
+    wait_for(lambda: not alive(server.process.pid))
+    with pytest.raises(requests.ConnectionError):
+        server.get("/todos")
+    report(seconds=round(took, 2), in_flight=len(in_flight))
+
+
+@pytest.mark.parametrize(
+    "half",
+    [
+        b"",
+        b"GET /todos HT",
+        b"GET /todos HTTP/1.1\r\nHost: x\r\nAuthoriz",
+        b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{",
+        b"POST /login HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{",
+    ],
+)
+def test_50_half_requests_do_not_keep_another_client_waiting(own_mongod, start, half):
+    server = start(own_mongod.uri)
+    with contextlib.ExitStack() as stack:
+        for _ in range(50):
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port))).sendall(half)
+        seconds, answer = timed(lambda: server.get("/todos"))
+    assert_error(answer, 401, "authorization_required")
+    assert seconds < 5
+    report(seconds=round(seconds, 2))
+
+
+@pytest.mark.parametrize("size", [10, 1_000, 100_000, 1_000_000])
+def test_body_in_chunks_gets_an_answer_and_not_a_dropped_connection(api, size):
+    def chunks():
+        for _ in range(10):
+            yield b"x" * (size // 10)
+
+    response = api.post("/register", data=chunks(), headers={"Content-Type": "application/json"})
+    assert_error(response, 400, "bad_request", "Send the body in one piece, with a Content-Length.")
+
+
+# What others could learn
+
+
+@pytest.mark.slow
+def test_unknown_name_takes_as_long_as_a_known_one(own_mongod, start):
+    server = start(own_mongod.uri)
+    User(server, "alice")
+    times = {"alice": [], "nobody": []}
+    for _ in range(50):  # In turns, so that both see the same weather.
+        for name, spent in times.items():
+            seconds, answer = timed(lambda: server.post("/login", json={"username": name, "password": "wrong one"}))
+            assert_error(answer, 401, "invalid_credentials")
+            spent.append(seconds)
+    known, unknown = statistics.median(times["alice"]), statistics.median(times["nobody"])
+    report(known_ms=round(known * 1000, 1), unknown_ms=round(unknown * 1000, 1))
+    assert abs(known - unknown) < 0.1 * known
+
+
+def test_log_and_answers_hold_no_secret(own_mongod, start):
+    server = start(own_mongod.uri)
+    alice = User(server, "alice")
+    answers = [send() for send in every_route(server, alice)[:3]]
+    own_mongod.kill()
+    answers += [send() for send in every_route(server, alice)]
+    own_mongod.start()
+    wait_for(lambda: server.post("/login", json={"username": "alice", "password": PASSWORD}).status_code == 200)
+    answers += [send() for send in every_route(server, alice)] + [server.get("/nowhere"), server.post("/todos", "x.y.z")]
+    with MongoClient(own_mongod.uri) as client:
+        client.get_default_database().users.insert_one({"username": "broken", "password": "no hash"})
+    broken = server.post("/login", json={"username": "broken", "password": PASSWORD})
+    assert_error(broken, 500, "internal_error")  # A crash: logged with its traceback, told without.
+    log = server.log.read_text()
+    assert "Traceback" in log and "UnknownHashError" in log
+    for secret in (PASSWORD, SECRET, alice.access, alice.refresh, alice.access.split(".")[2], "$argon2", "no hash"):
+        assert secret not in log
+    for answer in [*answers, broken]:
+        assert not re.search("Traceback|pymongo|passlib|argon2|127\\.0\\.0\\.1|Werkzeug|werkzeug", answer.text + str(answer.headers))
+        assert "Server" not in answer.headers
+
+
+def test_there_is_no_debugger(api):
+    for path in ("/console", "/?__debugger__=yes&cmd=resource&f=debugger.js"):
+        assert_error(api.get(path), 404, "not_found")
+
+
+def test_starts_without_warnings(own_mongod, start):
+    server = start(own_mongod.uri)
+    User(server, "alice")
+    lines = [line for line in server.log.read_text().splitlines() if re.search("warn|error|!!!", line, re.IGNORECASE)]
+    assert [line for line in lines if "running uWSGI as root" not in line] == []  # Nobody is root on Heroku.
+
+
+def test_every_setting_of_uwsgi_has_its_reason_beside_it():
+    blocks = (ROOT / "uwsgi.ini").read_text().partition("[uwsgi]\n")[2].split("\n\n")
+    for block in blocks:
+        assert block.lstrip().startswith("#"), block
+
+
+def test_connections_are_closed_and_say_so(api):
+    connection = http.client.HTTPConnection("127.0.0.1", api.port)
+    connection.request("GET", "/todos")
+    response = connection.getresponse()
+    assert response.getheader("Connection") == "close"
+
+
+def test_token_of_8_kb_reaches_the_app(api, database):
+    long = jwt.encode({"x": "x" * 8000}, SECRET, "HS256")
+    assert_error(api.get("/todos", long), 401, "invalid_token")

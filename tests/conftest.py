@@ -98,13 +98,18 @@ class Server:
         return False
 
     def stop(self):
-        """End it as Heroku does, and make sure that nothing of it is left."""
+        """End it as Heroku does."""
         self.process.terminate()
-        try:
-            self.process.wait(15)
-        finally:
-            with contextlib.suppress(ProcessLookupError, AttributeError):  # AttributeError: on Windows.
+        self.process.wait(15)
+
+    def kill(self):
+        """Make sure that nothing of it is left."""
+        if os.name == "nt":
+            self.process.kill()
+        else:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
     # One method for each verb, so that a test reads `api.get("/todos", token)`.
 
@@ -167,7 +172,7 @@ def server(mongod, tmp_path_factory):
     """One production server for all tests that need nothing special of it."""
     server = Server(procfile_command(), tmp_path_factory.mktemp("server") / "log", mongod.uri)
     yield server.wait()
-    server.stop()
+    server.kill()
 
 
 @pytest.fixture

@@ -27,12 +27,15 @@ NOT_TO_BE_PROVOKED = {
 }
 
 
-@pytest.fixture(params=[procfile_command(), [sys.executable, "app.py"]], ids=["production", "development"])
+DEVELOPMENT = pytest.param([sys.executable, "app.py"], id="development", marks=pytest.mark.slow)
+
+
+@pytest.fixture(params=[pytest.param(procfile_command(), id="production"), DEVELOPMENT])
 def each_server(request, mongod, database, tmp_path):
     """A production server with two workers, then the developer's."""
     server = Server(request.param, tmp_path / "log", mongod.uri, WEB_CONCURRENCY="2").wait()
     yield server
-    server.stop()
+    server.kill()
 
 
 def newman(url, tmp_path, collection=PATH):
@@ -84,8 +87,8 @@ def comparable(body):
 @pytest.mark.parametrize(
     ("kind", "right", "wrong"),
     [
-        ("status", "have.status(201)", "have.status(299)"),
-        ("headers", "no-store", "public"),
+        pytest.param("status", "have.status(201)", "have.status(299)", marks=pytest.mark.slow),
+        pytest.param("headers", "no-store", "public", marks=pytest.mark.slow),
         ("body", "User created successfully.", "Welcome."),
     ],
 )

@@ -37,7 +37,7 @@ def start(tmp_path):
 
     yield start
     for server in servers:
-        server.stop()
+        server.kill()
 
 
 @pytest.fixture
@@ -148,6 +148,7 @@ def at_once(count, function, *arguments):
         return [future.result() for future in [pool.submit(function, *arguments) for _ in range(count)]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["logout", "deletion"])
 def test_session_is_over_at_once_for_all_workers_and_dynos_and_after_restarts(own_mongod, start, how):
     dynos = [with_stats(start, own_mongod.uri, WEB_CONCURRENCY="4") for _ in range(2)]
@@ -182,6 +183,7 @@ def test_session_is_over_at_once_for_all_workers_and_dynos_and_after_restarts(ow
             dynos = [with_stats(start, own_mongod.uri, WEB_CONCURRENCY="4") for _ in range(2)]
 
 
+@pytest.mark.slow
 def test_deletion_that_the_database_did_not_survive_is_finished_by_a_repeat(own_mongod, start):
     server = start(own_mongod.uri)
     alice = User(server, "alice")
@@ -204,6 +206,7 @@ def test_deletion_that_the_database_did_not_survive_is_finished_by_a_repeat(own_
     assert_error(server.delete("/user/alice", alice.access), 401, "token_revoked")
 
 
+@pytest.mark.slow
 def test_of_100_simultaneous_registrations_one_succeeds_also_without_indexes(own_mongod, start):
     server = start(own_mongod.uri, WEB_CONCURRENCY="4")  # Nothing has been asked of the database yet.
     answers = at_once(100, lambda: server.post("/register", json={"username": "alice", "password": PASSWORD}))
@@ -249,6 +252,7 @@ class Load:
         wait_for(lambda: sum(1 for result in self.results if result[2] in (200, 201)) >= begin + count)
 
 
+@pytest.mark.slow
 def test_killed_worker_is_replaced_and_only_its_own_requests_fail(own_mongod, start):
     server = with_stats(start, own_mongod.uri, WEB_CONCURRENCY="4")
     alice = User(server, "alice")
@@ -314,8 +318,11 @@ def every_route(server, alice):
     return [lambda r=request: server.request(r[0], r[1], r[2], json=r[3]) for request in requests_]
 
 
-@pytest.mark.parametrize("fault", ["killed", "stalled"])
-@pytest.mark.parametrize(("workers", "threads"), [("2", None), ("1", "1"), ("4", "6")])
+@pytest.mark.parametrize("fault", ["killed", pytest.param("stalled", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("workers", "threads"),
+    [("2", None), pytest.param("1", "1", marks=pytest.mark.slow), pytest.param("4", "6", marks=pytest.mark.slow)],
+)
 def test_database_that_is_away_is_a_503_in_time_and_comes_back(own_mongod, start, fault, workers, threads):
     options = ["--threads", threads] if threads else []
     server = start(own_mongod.uri, options=options, WEB_CONCURRENCY=workers)
@@ -398,8 +405,8 @@ def test_sigterm_answers_what_is_in_flight_and_leaves_nothing(own_mongod, start)
     "half",
     [
         b"",
-        b"GET /todos HT",
-        b"GET /todos HTTP/1.1\r\nHost: x\r\nAuthoriz",
+        pytest.param(b"GET /todos HT", marks=pytest.mark.slow),
+        pytest.param(b"GET /todos HTTP/1.1\r\nHost: x\r\nAuthoriz", marks=pytest.mark.slow),
         b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{",
         b"POST /login HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{",
     ],
@@ -443,6 +450,7 @@ def test_unknown_name_takes_as_long_as_a_known_one(own_mongod, start):
     assert abs(known - unknown) < 0.1 * known
 
 
+@pytest.mark.slow
 def test_log_and_answers_hold_no_secret(own_mongod, start):
     server = start(own_mongod.uri)
     alice = User(server, "alice")

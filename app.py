@@ -142,7 +142,7 @@ def invalid_token(_reason):
     return unauthorized("invalid_token", "This token is not valid here.")
 
 
-@app.errorhandler(ExpiredSignatureError)
+@app.errorhandler(ExpiredSignatureError)  # The library's own loader would want the claims as well.
 def expired_token(_reason):
     """The token is past its `exp`."""
     return unauthorized("token_expired", "This token has expired. Get a new one from /refresh or /login.")

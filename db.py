@@ -47,7 +47,7 @@ def init_app(app, uri):
 @functools.cache
 def _collections():
     """The collections by name, indexes in place. Runs at the first query of each process, since only then the
-    database has to be there; creating an index that exists does nothing."""
+    database has to be there, and again after a failure. Creating an index that exists does nothing."""
     database = mongo.db
     # The index, not a look-up, decides who gets a name: between a look-up and an insert there is time for another.
     database.users.create_index("username", unique=True)

@@ -81,7 +81,7 @@ def _from_text(pairs, fields):
     values = {name: texts[0] if len(texts) == 1 else texts for name, texts in pairs.lists()}
     for name in values:
         if fields.get(name) is boolean:
-            values[name] = WORDS.get(str(values[name]))
+            values[name] = WORDS.get(str(values[name]))  # str: a list cannot be looked up.
     return values
 
 

@@ -7,12 +7,14 @@ from urllib.parse import urlencode
 from bson import ObjectId
 from bson.errors import InvalidId
 from flask import current_app
-from flask_jwt_extended import get_jwt_identity, jwt_required
+from flask_jwt_extended import get_jwt, get_jwt_header, get_jwt_identity, jwt_required
+from flask_jwt_extended.exceptions import RevokedTokenError
 from flask_restful import Resource, abort
 from itsdangerous import BadSignature, Signer
 from pymongo import ReturnDocument
 
 import db
+from blacklist import BLACKLIST
 from resources.fields import boolean, read_body, read_query, string, text
 
 
@@ -136,4 +138,8 @@ class TodoList(Resource):
         now = now.replace(microsecond=now.microsecond // 1000 * 1000)
         todo = {"description": "", "done": False, **new, "owner_id": owner_id(), "created_at": now}
         db.todos.insert_one(todo)
+        # The user may have been deleted since the token was checked. Then it is up to us to delete this one too.
+        if [get_jwt()["sub"]] in BLACKLIST:
+            db.todos.delete_one({"_id": todo["_id"]})
+            raise RevokedTokenError(get_jwt_header(), get_jwt())
         return represent(todo), 201, {"Location": f"/todos/{todo['_id']}"}

@@ -207,6 +207,22 @@ def test_deletion_that_the_database_did_not_survive_is_finished_by_a_repeat(own_
 
 
 @pytest.mark.slow
+def test_todos_that_are_added_while_their_user_is_deleted_are_gone_too(own_mongod, start):
+    server = start(own_mongod.uri, WEB_CONCURRENCY="4")
+    added = 0
+    for number in range(15):
+        user = User(server, f"user{number}")
+        with Load(lambda *_: server.post("/todos", user.access, json={"name": "x"}).status_code, clients=12) as load:
+            load.wait_for(20)
+            assert server.delete(f"/user/{user.name}", user.access).status_code == 200
+        added += sum(1 for result in load.results if result[2] == 201)
+        assert {result[2] for result in load.results} <= {201, 401}
+    with MongoClient(own_mongod.uri) as client:
+        assert client.get_default_database().todos.count_documents({}) == 0
+    report(users=15, added=added)
+
+
+@pytest.mark.slow
 def test_of_100_simultaneous_registrations_one_succeeds_also_without_indexes(own_mongod, start):
     server = start(own_mongod.uri, WEB_CONCURRENCY="4")  # Nothing has been asked of the database yet.
     answers = at_once(100, lambda: server.post("/register", json={"username": "alice", "password": PASSWORD}))

@@ -30,7 +30,7 @@ KINDS = {"sh", "powershell", "json", "text", "js", "python"}
 RUN = ["Quick start", "Environment setup", "Testing with curl"]
 # What a test machine cannot or should not run: it needs an account, a download, or another system.
 ELSEWHERE = re.compile(
-    r"heroku |git |export |echo 3\.13 > |python app\.py$|npx --yes (newman|mongosh)|url=https|curl -si "
+    r"heroku |git |export |echo 3\.13 > |python app\.py$|npx --yes (newman|mongosh)|url=https|curl -si |python tests/benchmark\.py"
 )
 
 

@@ -1,0 +1,378 @@
+"""Load the API, and print how fast it answers.
+
+    python tests/benchmark.py                 start a MongoDB and the Procfile's server, and load each endpoint
+    python tests/benchmark.py --url URL       load an instance of yours that runs already, as a user made for it
+    python tests/benchmark.py --floor FILE    compare with a bare WSGI file that does the same work on the same database
+    python tests/benchmark.py --growth        compare a collection of a million todos with one of a thousand
+
+wrk makes the load: one small C program, which takes little of the processor time that it measures and needs no Python
+package. An answer that takes it longer than 2 seconds counts as an error.
+"""
+
+import argparse
+import contextlib
+import html
+import json
+import os
+import platform
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+from bson import ObjectId
+from pymongo import MongoClient
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # For the app: Python looks beside this file only.
+
+from conftest import ROOT, Mongod, Server, User, free_port, procfile_command, wait_for
+
+CONNECTIONS = 16
+HOW_TO_GET_WRK = """There is no wrk here, which makes the load.
+  Debian, Ubuntu:  apt install wrk
+  macOS:           brew install wrk
+  Windows:         there is none; run this in WSL"""
+SETTINGS = dict(re.findall(r"^(processes|threads) = (\d+)$", (ROOT / "uwsgi.ini").read_text(), re.MULTILINE))
+WORKERS, THREADS = int(SETTINGS["processes"]), int(SETTINGS["threads"])
+
+# `method`, `headers` and `calls` are put before this. The requests are made up before the load, not during it.
+LUA = """
+local requests, n = {}, 0
+function init()
+  for i, call in ipairs(calls) do requests[i] = wrk.format(method, call[1], headers, call[2]) end
+end
+function request()
+  n = n % #requests + 1
+  return requests[n]
+end
+function done(summary, latency)
+  local e = summary.errors
+  print(string.format('{"requests": %d, "rate": %f, "p50": %f, "p99": %f, "errors": %d}',
+    summary.requests, summary.requests / summary.duration * 1e6, latency:percentile(50) / 1000,
+    latency:percentile(99) / 1000, e.status + e.connect + e.read + e.write + e.timeout))
+end
+"""
+
+
+def lua(method, token, calls):
+    """The wrk script for an endpoint: sends the (path, body) pairs in `calls` in turn."""
+    # A JSON string in plain ASCII is a Lua string too.
+    pairs = [f"{{{json.dumps(path)}, {json.dumps(body) if body else 'nil'}}}" for path, body in calls]
+    headers = ['["Content-Type"] = "application/json"'] + [f'["Authorization"] = "Bearer {token}"'] * bool(token)
+    return f'local method, headers, calls = "{method}", {{{", ".join(headers)}}}, {{{", ".join(pairs)}}}\n{LUA}'
+
+
+def load(url, endpoint, seconds, connections=CONNECTIONS):
+    """Load an endpoint; return requests, rate (per second), p50 and p99 (in milliseconds), errors."""
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder, "load.lua")
+        script.write_text(lua(*endpoint))
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script), url]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        sys.exit(done.stdout)
+    time.sleep(0.5)  # wrk leaves before its last answers; the server should be done with them at the next load.
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def flawless(*arguments):
+    """`load`, for figures to compare. Exits where there were errors, since failures can be fast."""
+    result = load(*arguments)
+    if result["errors"]:
+        sys.exit(f"\n{result['errors']} of {result['requests']} requests failed, so there is nothing to compare.")
+    return result
+
+
+def figure(name, *arguments):
+    """One of the figures of a load without errors."""
+    return flawless(*arguments)[name]
+
+
+class Instance(Server):
+    """A server that somebody else has started."""
+
+    def __init__(self, url):
+        self.url = url.rstrip("/")
+
+
+class Local(contextlib.ExitStack):
+    """A MongoDB in a temporary folder and servers that use it. All of it ends with the block."""
+
+    def __init__(self):
+        super().__init__()
+        self.folder = Path(self.enter_context(tempfile.TemporaryDirectory()))
+        self.mongod = Mongod(self.folder)
+        self.callback(self.mongod.kill)
+
+    def serve(self, command, uri=None, port=None):
+        """Start a server, and return it without waiting for it."""
+        port = port or free_port()
+        server = Server(command, self.folder / f"{port}.log", uri or self.mongod.uri, port)
+        self.callback(server.stop)
+        return server
+
+
+class Caller(User):
+    """A user who exists for the load."""
+
+    def __init__(self, api):
+        super().__init__(api, f"benchmark-{secrets.token_hex(4)}", secrets.token_hex(16))
+        self.ids = []
+
+    def endpoints(self):
+        """What can be loaded: the name, then the method, the token and the (path, body) pairs to send in turn."""
+        access, refresh = self.login()  # New ones, since an access token may not last through all of the load.
+        login = json.dumps({"username": self.name, "password": self.password})
+        # Values that change: MongoDB does not write what is there already.
+        changes = ['{"done": true}', '{"done": false}']
+        todo = json.dumps({"name": "milk", "description": "semi-skimmed", "done": False})
+        return {
+            "GET /todos?limit=20": ("GET", access, [("/todos?limit=20", None)]),
+            "GET /todos/<id>": ("GET", access, [(f"/todos/{i}", None) for i in self.ids]),
+            "PUT /todos/<id>": ("PUT", access, [(f"/todos/{i}", change) for change in changes for i in self.ids]),
+            "POST /todos": ("POST", access, [("/todos", todo)]),
+            "POST /login": ("POST", None, [("/login", login)]),
+            "POST /refresh": ("POST", refresh, [("/refresh", None)]),
+        }
+
+    def add_todos(self):
+        """Add what GET and PUT are to find."""
+        print("adding 100 todos", flush=True)
+        self.ids = [self.add(f"todo {number}")["id"] for number in range(100)]
+
+    def delete(self):
+        """Delete the user with all todos. Again, where there are more of them than the API deletes in its 3 seconds."""
+        print("deleting the user with all todos", flush=True)
+        path = f"/user/{self.name}"
+        wait_for(lambda: self.api.delete(path, self.login()[0]).status_code == 200, seconds=120)
+
+
+def run_table(caller, options):
+    """Load one endpoint after the other, print the table, write the chart; return whether all went without errors."""
+    caller.add_todos()
+    print(f"{'endpoint':<22}{'requests/s':>10}{'p50 ms':>9}{'p99 ms':>9}{'errors':>8}")
+    results = {}
+    for name, endpoint in caller.endpoints().items():
+        if options.only in name:
+            print(f"{name:<22}", end="", flush=True)
+            results[name] = result = load(caller.api.url, endpoint, options.seconds)
+            print("{rate:10.0f}{p50:9.1f}{p99:9.1f}{errors:8}".format(**result), flush=True)
+    options.chart.write_text(chart({name: result["rate"] for name, result in results.items()}))
+    print(f"chart: {os.path.relpath(options.chart)}")
+    return not any(result["errors"] for result in results.values())
+
+
+def chart(rates):
+    """An SVG with one bar for each rate."""
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="640" height="{60 + 30 * len(rates)}"'
+        ' font-family="sans-serif" font-size="14">',
+        '<rect width="100%" height="100%" fill="white"/>',  # To be read in a dark window too.
+        f'<text x="170" y="30" font-weight="bold">Requests per second, {CONNECTIONS} connections</text>',
+    ]
+    for line, (name, rate) in enumerate(rates.items()):
+        y, width = 50 + 30 * line, 400 * rate / max([*rates.values(), 1])
+        parts.append(f'<text x="160" y="{y + 15}" text-anchor="end">{html.escape(name)}</text>')
+        parts.append(f'<rect x="170" y="{y}" width="{width:.0f}" height="20" fill="#4078c0"/>')
+        parts.append(f'<text x="{width + 178:.0f}" y="{y + 15}">{rate:,.0f}</text>')
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def compare(name, first, second, rounds):
+    """Take two measurements in turns, since a machine's speed drifts, and print first / second for each pair."""
+    print(f"{name:<42}", end="", flush=True)
+    ratios = []
+    for _ in range(rounds):
+        ratios.append(first() / second())
+        print(f"{ratios[-1]:6.2f}", end="", flush=True)
+    print(f"   median {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})", flush=True)
+
+
+def run_all(options):
+    """The table, and what else is worth knowing of a server that has just been started."""
+    print(f"Python {platform.python_version()}, {os.cpu_count()} processors, {WORKERS} workers of {THREADS} threads,")
+    print(f"{CONNECTIONS} connections, {options.seconds} s for each endpoint")
+    with Local() as local:
+        started = time.perf_counter()
+        api = local.serve(procfile_command()).wait()
+        boot = time.perf_counter() - started
+        caller = Caller(api)
+        good = run_table(caller, options)
+        print(f"{'boot to the first answer':<42}{boot:6.2f} s")
+        print(f"{'memory after that and 1,000 more logins':<42}", end="", flush=True)
+        print(memory_after_logins(api.process.pid, caller, options.seconds), flush=True)
+        compare_reads_beside_logins(caller, options)
+    return good
+
+
+def memory_after_logins(pid, caller, seconds):
+    """What the server and its workers take after a thousand logins."""
+    logins = 0
+    while logins < 1000:
+        logins += load(caller.api.url, caller.endpoints()["POST /login"], seconds)["requests"]
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    if not children.exists():
+        return "   n/a (only Linux tells what processes share)"
+    # PSS counts what n processes share as 1/n for each.
+    files = [Path(f"/proc/{process}/smaps_rollup") for process in [pid, *children.read_text().split()]]
+    kib = sum(int(re.search(r"^Pss: +(\d+) kB", file.read_text(), re.MULTILINE)[1]) for file in files)
+    return f"{kib * 1024 / 1e6:6.0f} MB in {len(files)} processes"
+
+
+def compare_reads_beside_logins(caller, options):
+    """What 16 connections that read keep of their throughput while 8 clients do nothing but log in."""
+    url, endpoints, p99s = caller.api.url, caller.endpoints(), []
+    reads, logins = endpoints["GET /todos?limit=20"], endpoints["POST /login"]
+
+    def beside_logins():
+        with ThreadPoolExecutor() as pool:
+            others = pool.submit(flawless, url, logins, options.seconds + 2, 8)
+            time.sleep(1)  # Until all of them are under way.
+            result = flawless(url, reads, options.seconds)
+            others.result()
+        p99s.append(result["p99"])
+        return result["rate"]
+
+    alone = partial(figure, "rate", url, reads, options.seconds)
+    compare("reads beside 8 clients that log in", beside_logins, alone, options.rounds)
+    print(f"{'their p99, worst of all rounds':<42}{max(p99s):6.0f} ms")
+
+
+def run_floor(options):
+    """The API's rate as a share of the floor's: a bare WSGI file, and for logins passlib alone."""
+    with Local() as local:
+        caller = Caller(local.serve(procfile_command()).wait())
+        caller.add_todos()
+        floor = serve_floor(local, options.floor)
+        print("requests per second of the API as a share of the floor's, for each pair of windows")
+        for name in caller.endpoints():
+            if options.only in name and name != "POST /refresh":  # The floor does not serve it.
+                what = caller.endpoints()[name], options.seconds
+                of_api = partial(figure, "rate", caller.api.url, *what)
+                of_floor = partial(figure, "rate", floor.url, *what)
+                if name == "POST /login":
+                    of_floor = partial(passlib_rate, options.seconds)
+                compare(name, of_api, of_floor, options.rounds)
+
+
+def serve_floor(local, file):
+    """Start a WSGI file under uWSGI, with what matters of uwsgi.ini."""
+    port = free_port()
+    command = ["uwsgi", "--wsgi-file", str(file.resolve()), "--need-app", "--http-socket", f"127.0.0.1:{port}"]
+    command += ["--master", "--enable-threads", "--disable-logging", "--add-header", "Connection: close"]
+    command += ["--processes", str(WORKERS), "--threads", str(THREADS)]
+    floor = local.serve(command, local.mongod.uri + "?w=majority&journal=true", port)  # As in db.py.
+    wait_for(lambda: floor.process.poll() or "spawned uWSGI worker" in floor.log.read_text())
+    assert floor.process.poll() is None, floor.log.read_text()
+    return floor
+
+
+def passlib_rate(seconds):
+    """How many passwords per second as many processes verify that do nothing else."""
+    with ProcessPoolExecutor(WORKERS) as pool:
+        return sum(pool.map(verify_alone, [seconds] * WORKERS))
+
+
+def verify_alone(seconds):
+    """Verify one password over and over; return how often per second."""
+    from resources.user import passwords  # Here, since only this needs the app itself.
+
+    password = secrets.token_hex(16)
+    password_hash = passwords.hash(password)
+    count, start = 0, time.perf_counter()
+    while (passed := time.perf_counter() - start) < seconds:
+        passwords.verify_and_update(password, password_hash)
+        count += 1
+    return count / passed
+
+
+def run_growth(options):
+    """The time of an answer where the collection holds a million todos, against one that holds a thousand.
+
+    Both are on one MongoDB, each with a server of its own, so that they can be measured in turns.
+    """
+    with Local() as local:
+        small, big = grown(local, "small", 1000, every=1), grown(local, "big", 1_000_000, every=49)
+        deep_page = ("GET", big.access, [(thousandth_page(big), None)])
+        in_small, in_big, page, todo = small.endpoints(), big.endpoints(), "GET /todos?limit=20", "GET /todos/<id>"
+        print("time of an answer (p50, one connection), a million todos against a thousand")
+        for name, first, second in [
+            (f"{page}, first page", (big, in_big[page]), (small, in_small[page])),
+            (f"{page}, 1,000th page to first", (big, deep_page), (small, in_small[page])),
+            ("the same, both among a million", (big, deep_page), (big, in_big[page])),
+            (todo, (big, in_big[todo]), (small, in_small[todo])),
+        ]:
+            sides = [(caller.api.url, endpoint, options.seconds, 1) for caller, endpoint in (first, second)]
+            compare(name, *[partial(figure, "p50", *side) for side in sides], options.rounds)
+
+
+def grown(local, database, total, every):
+    """Start a server on a database with that many todos; return a caller who owns each `every`th."""
+    uri = f"mongodb://127.0.0.1:{local.mongod.port}/{database}"
+    caller = Caller(local.serve(procfile_command(), uri).wait())  # The server makes the indexes.
+    owner, others = ObjectId(caller.id), [ObjectId() for _ in range(1000)]
+    print(f"inserting {total:,} todos ", end="", flush=True)
+    with MongoClient(uri, w=1) as client:
+        for start in range(0, total, 10_000):
+            numbers = range(start, min(start + 10_000, total))
+            new = [document(n, others[n % 1000] if n % every else owner) for n in numbers]
+            client[database].todos.insert_many(new, ordered=False)
+            print("." * (start % 50_000 == 0), end="", flush=True)
+            caller.ids += [str(todo["_id"]) for todo in new if todo["owner_id"] == owner][::100]
+        client.admin.command("fsync")  # So that writing them to the disk is over before the measurement.
+    print()
+    return caller
+
+
+def document(number, owner):
+    """A todo as the API stores it."""
+    created_at = datetime(2026, 1, 1) + timedelta(seconds=number)
+    return {"owner_id": owner, "name": f"todo {number}", "description": "", "done": False, "created_at": created_at}
+
+
+def thousandth_page(caller):
+    """The path of the 1,000th page, found as a client finds it."""
+    print("following the next links to page 1,000", flush=True)
+    path = "/todos?limit=20"
+    for _ in range(999):
+        path = caller.api.get(path, caller.access).json()["next"]
+    return path
+
+
+def run_url(options):
+    """The table for an instance that runs already."""
+    caller = Caller(Instance(options.url))
+    try:
+        return run_table(caller, options)
+    finally:
+        caller.delete()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--url", help="load this instance, which must be yours")
+    mode.add_argument("--floor", type=Path, metavar="FILE", help="compare with this WSGI file")
+    mode.add_argument("--growth", action="store_true", help="compare a million todos with a thousand")
+    parser.add_argument("--seconds", type=int, default=3, help="the length of each window (3)")
+    parser.add_argument("--rounds", type=int, default=5, help="how many pairs of windows to compare (5)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only the endpoints that contain this text")
+    parser.add_argument("--chart", type=Path, metavar="FILE", default=ROOT / "tests/benchmark.svg")
+    options = parser.parse_args()
+    if not shutil.which("wrk"):
+        sys.exit(HOW_TO_GET_WRK)
+    run = run_url if options.url else run_floor if options.floor else run_growth if options.growth else run_all
+    if run(options) is False:
+        sys.exit("Some requests failed.")
+
+
+if __name__ == "__main__":
+    main()

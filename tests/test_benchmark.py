@@ -9,6 +9,7 @@ import pytest
 from benchmark import load
 from conftest import CLEAN, ROOT
 
+pytestmark = pytest.mark.slow
 needs_tools = pytest.mark.skipif(
     not (shutil.which("wrk") and shutil.which("uwsgi", path=CLEAN["PATH"])), reason="needs wrk and uWSGI"
 )

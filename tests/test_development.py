@@ -80,6 +80,7 @@ def test_ctrl_c_ends_everything_and_the_data_is_there_next_time(no_mongodb, proj
 
 
 @posix
+@pytest.mark.slow
 def test_reload_keeps_the_mongodb_and_the_tokens(no_mongodb, project, tmp_path):
     server = start(project, tmp_path).wait()
     try:
@@ -108,6 +109,7 @@ def test_mongodb_that_a_crash_left_behind_is_found_again(no_mongodb, project, tm
 
 
 @posix
+@pytest.mark.slow
 def test_port_27017_taken_by_something_else_is_said(no_mongodb, project, tmp_path):
     with HTTPServer(("127.0.0.1", 27017), BaseHTTPRequestHandler) as other:
         threading.Thread(target=other.serve_forever).start()
@@ -188,6 +190,7 @@ def test_port_that_is_no_number_is_said(mongod, project, port):
     assert "PORT" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_secret_is_new_for_each_start(mongod, api, project, tmp_path):
     tokens = []
     for _ in range(2):

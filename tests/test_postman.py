@@ -84,11 +84,12 @@ def comparable(body):
 
 
 @needs_npx
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "right", "wrong"),
     [
-        pytest.param("status", "have.status(201)", "have.status(299)", marks=pytest.mark.slow),
-        pytest.param("headers", "no-store", "public", marks=pytest.mark.slow),
+        ("status", "have.status(201)", "have.status(299)"),
+        ("headers", "no-store", "public"),
         ("body", "User created successfully.", "Welcome."),
     ],
 )

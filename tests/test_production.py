@@ -289,6 +289,7 @@ def report(**figures):
     print("\n   ", os.environ.get("PYTEST_CURRENT_TEST", "").split("::")[-1].split(" ")[0], figures)
 
 
+@pytest.mark.slow
 def test_no_acknowledged_todo_is_lost_when_mongodb_is_killed(own_mongod, start):
     server = start(own_mongod.uri)
     alice = User(server, "alice")
@@ -380,6 +381,7 @@ def timed(send):
     return time.monotonic() - begin, answer
 
 
+@pytest.mark.slow
 def test_starts_without_a_database_and_has_its_indexes_when_it_comes(own_mongod, start):
     own_mongod.kill()
     server = start(own_mongod.uri)
@@ -423,7 +425,10 @@ def test_sigterm_answers_what_is_in_flight_and_leaves_nothing(own_mongod, start)
         b"",
         pytest.param(b"GET /todos HT", marks=pytest.mark.slow),
         pytest.param(b"GET /todos HTTP/1.1\r\nHost: x\r\nAuthoriz", marks=pytest.mark.slow),
-        b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{",
+        pytest.param(
+            b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{",
+            marks=pytest.mark.slow,
+        ),
         b"POST /login HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{",
     ],
 )

@@ -77,7 +77,7 @@ def read_query(fields):
 
 
 def _from_text(pairs, fields):
-    """A form or query as the JSON object that it stands for. A name given twice becomes a list, which no check takes."""
+    """A form or query as the JSON object it stands for. A name given twice becomes a list, which no check takes."""
     values = {name: texts[0] if len(texts) == 1 else texts for name, texts in pairs.lists()}
     for name in values:
         if fields.get(name) is boolean:

@@ -115,10 +115,11 @@ class UserLogin(Resource):
         if new_hash:
             db.users.update_one({"_id": user["_id"]}, {"$set": {"password": new_hash}})
         identity, session = str(user["_id"]), {"sid": str(uuid.uuid4())}
-        return {
+        tokens = {
             "access_token": create_access_token(identity, fresh=True, additional_claims=session),
             "refresh_token": create_refresh_token(identity, additional_claims=session),
-        }, 200, NO_STORE
+        }
+        return tokens, 200, NO_STORE
 
 
 class TokenRefresh(Resource):

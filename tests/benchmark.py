@@ -28,6 +28,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
+import requests
 from bson import ObjectId
 from pymongo import MongoClient
 
@@ -100,7 +101,7 @@ class Instance(Server):
     """A server that somebody else has started."""
 
     def __init__(self, url):
-        self.url = url.rstrip("/")
+        self.url, self.session = url.rstrip("/"), requests.Session()
 
 
 class Local(contextlib.ExitStack):

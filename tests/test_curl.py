@@ -46,7 +46,11 @@ def mismatches(text, url):
     script = f"echo '{end.strip()}'\n".join(commands for commands, _ in blocks(text))
     done = subprocess.run(
         ["bash", "-c", script.replace("http://127.0.0.1:5000", url)],
-        env=CLEAN, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60,
+        env=CLEAN,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
     )
     # Normalised as a whole, since ids of one block come back in later ones.
     shown = normalised(end.join(output for _, output in blocks(text))).split(end)

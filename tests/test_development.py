@@ -126,7 +126,10 @@ def test_port_27017_taken_by_something_else_is_said(no_mongodb, project, tmp_pat
 @pytest.mark.parametrize(
     ("script", "text"),
     [
-        ("echo 'mongod: error while loading shared libraries: libcurl.so.4: cannot open' >&2; exit 127", "libcurl.so.4"),
+        (
+            "echo 'mongod: error while loading shared libraries: libcurl.so.4: cannot open' >&2; exit 127",
+            "libcurl.so.4",
+        ),
         ("test $1 = --version", "ended with exit code 1"),
     ],
 )
@@ -163,7 +166,13 @@ def test_development_server_says_the_same_as_production(mongod, api, project, tm
     try:
         alice = User(server, "alice")
         alice.add()
-        for method, path in [("GET", "/todos"), ("GET", "/nowhere"), ("PATCH", "/todos"), ("PUT", "/todos/x"), ("GET", "/user/alice")]:
+        for method, path in [
+            ("GET", "/todos"),
+            ("GET", "/nowhere"),
+            ("PATCH", "/todos"),
+            ("PUT", "/todos/x"),
+            ("GET", "/user/alice"),
+        ]:
             here, there = server.request(method, path, alice.access), api.request(method, path, alice.access)
             assert (here.status_code, here.text) == (there.status_code, there.text)
         assert_error(server.get("/todos"), 401, "authorization_required")
@@ -206,5 +215,3 @@ def test_secret_is_new_for_each_start(mongod, api, project, tmp_path):
 def test_no_secret_stands_in_the_code():
     code = "".join(path.read_text() for path in [*ROOT.glob("*.py"), *ROOT.glob("resources/*.py"), ROOT / "uwsgi.ini"])
     assert not re.search(r"""(secret|password|key)\w*["']?\s*[=:]\s*["'][^"']{6,}["']""", code, re.IGNORECASE)
-
-

@@ -23,22 +23,44 @@ CODES = {
     415: {"unsupported_media_type"},
 }
 FIELDS = st.sampled_from(["username", "password", "name", "description", "done", "id", "$set", "name.x", ""])
-ODD_TEXT = st.sampled_from(["", " ", "\x00", "\ud800", "$ne", "a" * 70, "x" * 11_000, "true", "alice", "0" * 24, "\u202e"])
+ODD_TEXT = st.sampled_from(
+    ["", " ", "\x00", "\ud800", "$ne", "a" * 70, "x" * 11_000, "true", "alice", "0" * 24, "\u202e"]
+)
 TEXT = ODD_TEXT | st.text(max_size=20)
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | TEXT
-JSON = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(FIELDS | TEXT, inner, max_size=3))
+JSON = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(FIELDS | TEXT, inner, max_size=3)
+)
 OBJECT = st.dictionaries(FIELDS | TEXT, LEAVES | JSON, max_size=5)
 GOOD = st.fixed_dictionaries(
     {"name": st.text(min_size=1, max_size=9)}, optional={"description": st.text(max_size=9), "done": st.booleans()}
 )
 
 
-PAIRS = st.lists(st.tuples(FIELDS | st.text(max_size=5), st.text(max_size=20) | st.sampled_from(["true", "%ff", "%00"])), max_size=5)
+PAIRS = st.lists(
+    st.tuples(FIELDS | st.text(max_size=5), st.text(max_size=20) | st.sampled_from(["true", "%ff", "%00"])), max_size=5
+)
 FORMS = PAIRS.map(lambda pairs: "&".join(f"{quote(name)}={value}" for name, value in pairs).encode("utf-8", "replace"))
-DEEP = st.sampled_from([b"[" * 9000, b'{"name":' * 9000, b'{"name":' + b"[" * 999 + b"]" * 999 + b"}", b'{"name":' + b"9" * 5000 + b"}", b"x" * 70_000])
+DEEP = st.sampled_from(
+    [
+        b"[" * 9000,
+        b'{"name":' * 9000,
+        b'{"name":' + b"[" * 999 + b"]" * 999 + b"}",
+        b'{"name":' + b"9" * 5000 + b"}",
+        b"x" * 70_000,
+    ]
+)
 TYPES = st.sampled_from(
     ["application/json", "application/x-www-form-urlencoded"]
-    + ["multipart/form-data; boundary=x", "multipart/form-data", "text/plain", "application/json; charset=utf-16", "", "/", "a;b=c;;"]
+    + [
+        "multipart/form-data; boundary=x",
+        "multipart/form-data",
+        "text/plain",
+        "application/json; charset=utf-16",
+        "",
+        "/",
+        "a;b=c;;",
+    ]
 )
 AS_JSON = st.one_of(GOOD, GOOD, OBJECT, JSON).map(lambda value: json.dumps(value).encode())
 BODIES = st.one_of(
@@ -48,23 +70,39 @@ BODIES = st.one_of(
     st.tuples(st.just("application/x-www-form-urlencoded"), FORMS),
     st.tuples(TYPES, AS_JSON | FORMS | st.binary(max_size=200) | DEEP),
 )
-SEGMENTS = st.sampled_from(["0" * 24, "f" * 24, "alice", "$where", "..", "%00", "%ff", "%2f", "{}", " ", "'"]) | st.text(max_size=10).map(
-    lambda text: quote(text, errors="replace")
-)
+SEGMENTS = st.sampled_from(
+    ["0" * 24, "f" * 24, "alice", "$where", "..", "%00", "%ff", "%2f", "{}", " ", "'"]
+) | st.text(max_size=10).map(lambda text: quote(text, errors="replace"))
 PATHS = st.one_of(
     st.builds("/{}/{}".format, st.sampled_from(["todos", "user", "x"]), SEGMENTS),
     st.lists(SEGMENTS, max_size=4).map(lambda parts: "/" + "/".join(parts)),
 )
 QUERIES = st.lists(
-    st.tuples(st.sampled_from(["limit", "done", "after", "skip", "done[$ne]", "%ff"]), st.text(max_size=9).map(lambda t: quote(t, errors="replace"))
-    | st.sampled_from(["1", "100", "101", "true", "false", "%00", "9" * 5000])),
+    st.tuples(
+        st.sampled_from(["limit", "done", "after", "skip", "done[$ne]", "%ff"]),
+        st.text(max_size=9).map(lambda t: quote(t, errors="replace"))
+        | st.sampled_from(["1", "100", "101", "true", "false", "%00", "9" * 5000]),
+    ),
     max_size=3,
 ).map(lambda pairs: "&".join(f"{name}={value}" for name, value in pairs))
-METHODS = st.sampled_from(["GET", "POST", "PUT", "DELETE", "GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE", "BREW"])
+METHODS = st.sampled_from(
+    ["GET", "POST", "PUT", "DELETE", "GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE", "BREW"]
+)
 # Mostly what there is, since what there is not gets no further than the URL map.
 TARGETS = st.one_of(*3 * [st.sampled_from(ROUTES)], st.tuples(METHODS, PATHS))
 HEADERS = st.dictionaries(
-    st.sampled_from(["Accept", "Accept-Encoding", "X-Forwarded-For", "Cookie", "X-HTTP-Method-Override", "Range", "Expect-CT", "If-Match"]),
+    st.sampled_from(
+        [
+            "Accept",
+            "Accept-Encoding",
+            "X-Forwarded-For",
+            "Cookie",
+            "X-HTTP-Method-Override",
+            "Range",
+            "Expect-CT",
+            "If-Match",
+        ]
+    ),
     st.text(alphabet=string.ascii_letters + string.digits + "*/;=,.-", min_size=1, max_size=20),
     max_size=2,
 )

@@ -18,9 +18,20 @@ from concurrent.futures import ThreadPoolExecutor
 import jwt
 import pytest
 import requests
-from conftest import CLEAN, PASSWORD, ROOT, SECRET, Mongod, Server, User, assert_error, free_port, procfile_command, wait_for
+from conftest import (
+    CLEAN,
+    PASSWORD,
+    ROOT,
+    SECRET,
+    Mongod,
+    Server,
+    User,
+    assert_error,
+    free_port,
+    procfile_command,
+    wait_for,
+)
 from pymongo import MongoClient
-from pymongo.errors import PyMongoError
 
 pytestmark = pytest.mark.skipif(not shutil.which("uwsgi", path=CLEAN["PATH"]), reason="there is no uWSGI here")
 
@@ -313,7 +324,11 @@ def test_no_acknowledged_todo_is_lost_when_mongodb_is_killed(own_mongod, start):
         stored = Counter(todo["name"] for todo in client.get_default_database().todos.find())
     assert set(acknowledged) <= stored.keys()
     assert set(stored.values()) == {1}
-    report(acknowledged=len(acknowledged), stored=len(stored), refused=sum(1 for result in load.results if result[2] == 503))
+    report(
+        acknowledged=len(acknowledged),
+        stored=len(stored),
+        refused=sum(1 for result in load.results if result[2] == 503),
+    )
 
 
 def every_route(server, alice):
@@ -385,7 +400,9 @@ def timed(send):
 def test_starts_without_a_database_and_has_its_indexes_when_it_comes(own_mongod, start):
     own_mongod.kill()
     server = start(own_mongod.uri)
-    assert_error(server.post("/register", json={"username": "alice", "password": PASSWORD}), 503, "database_unavailable")
+    assert_error(
+        server.post("/register", json={"username": "alice", "password": PASSWORD}), 503, "database_unavailable"
+    )
     own_mongod.start()
     wait_for(lambda: server.post("/register", json={"username": "alice", "password": PASSWORD}).status_code == 201, 5)
     with MongoClient(own_mongod.uri) as client:
@@ -480,7 +497,10 @@ def test_log_and_answers_hold_no_secret(own_mongod, start):
     answers += [send() for send in every_route(server, alice)]
     own_mongod.start()
     wait_for(lambda: server.post("/login", json={"username": "alice", "password": PASSWORD}).status_code == 200)
-    answers += [send() for send in every_route(server, alice)] + [server.get("/nowhere"), server.post("/todos", "x.y.z")]
+    answers += [send() for send in every_route(server, alice)] + [
+        server.get("/nowhere"),
+        server.post("/todos", "x.y.z"),
+    ]
     with MongoClient(own_mongod.uri) as client:
         client.get_default_database().users.insert_one({"username": "broken", "password": "no hash"})
     broken = server.post("/login", json={"username": "broken", "password": PASSWORD})
@@ -490,7 +510,9 @@ def test_log_and_answers_hold_no_secret(own_mongod, start):
     for secret in (PASSWORD, SECRET, alice.access, alice.refresh, alice.access.split(".")[2], "$argon2", "no hash"):
         assert secret not in log
     for answer in [*answers, broken]:
-        assert not re.search("Traceback|pymongo|passlib|argon2|127\\.0\\.0\\.1|Werkzeug|werkzeug", answer.text + str(answer.headers))
+        assert not re.search(
+            "Traceback|pymongo|passlib|argon2|127\\.0\\.0\\.1|Werkzeug|werkzeug", answer.text + str(answer.headers)
+        )
         assert "Server" not in answer.headers
 
 

@@ -110,7 +110,9 @@ def test_variable_table_has_every_variable_that_is_read():
     names |= set(re.findall(r"(?:if-(?:not-)?env = |\$\()(\w+)", read("uwsgi.ini")))
     rows = {row[0]: row for row in table("variable")}
     assert rows.keys() == names
-    assert {name: set(rows[name][1:3]) - {"not used"} for name in numbers} == {name: {numbers[name]} for name in numbers}
+    assert {name: set(rows[name][1:3]) - {"not used"} for name in numbers} == {
+        name: {numbers[name]} for name in numbers
+    }
 
 
 def test_uwsgi_table_has_every_setting():

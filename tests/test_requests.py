@@ -24,7 +24,9 @@ WITH_BODY = ["/register", "/login", "/todos"]
 ALICE = {"username": "alice", "password": "12345678"}
 
 
-@pytest.mark.parametrize("path", ["/", "/todo", "/todos/", "/user", "/user/", "/user/a/b", "/user//alice", "/static/x", "/%00"])
+@pytest.mark.parametrize(
+    "path", ["/", "/todo", "/todos/", "/user", "/user/", "/user/a/b", "/user//alice", "/static/x", "/%00"]
+)
 def test_unknown_url_is_a_json_404(api, path):
     assert_error(api.get(path), 404, "not_found")
 
@@ -202,7 +204,10 @@ def test_answers_are_json_whatever_the_client_accepts(api, alice):
 
 
 def test_head_is_get_without_a_body(api, alice):
-    assert (api.request("HEAD", "/todos", alice.access).status_code, api.request("HEAD", "/todos").status_code) == (200, 401)
+    assert (api.request("HEAD", "/todos", alice.access).status_code, api.request("HEAD", "/todos").status_code) == (
+        200,
+        401,
+    )
 
 
 def test_body_in_chunks_gets_an_answer(api, alice):

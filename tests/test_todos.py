@@ -10,7 +10,18 @@ from bson import ObjectId
 from conftest import User, assert_error
 
 MISSING = "0123456789abcdef01234567"
-NO_IDS = ["1", "x" * 24, MISSING[:-1], MISSING + "0", MISSING[:-1] + "g", "%20" + MISSING, "{}", "$where", "é" * 12, "%00" * 12]
+NO_IDS = [
+    "1",
+    "x" * 24,
+    MISSING[:-1],
+    MISSING + "0",
+    MISSING[:-1] + "g",
+    "%20" + MISSING,
+    "{}",
+    "$where",
+    "é" * 12,
+    "%00" * 12,
+]
 BAD_FIELDS = [
     ({"name": ""}, "name"),
     ({"name": "x" * 201}, "name"),
@@ -135,7 +146,13 @@ def test_todo_needs_an_access_token(api, database, alice, method):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"name": "bread"}, {"description": "x"}, {"done": True}, {"description": ""}, {"name": "a", "description": "b", "done": True}],
+    [
+        {"name": "bread"},
+        {"description": "x"},
+        {"done": True},
+        {"description": ""},
+        {"name": "a", "description": "b", "done": True},
+    ],
 )
 def test_given_fields_are_changed_and_the_rest_stays(api, alice, changes):
     todo, other = alice.add(description="2 litres"), alice.add("other")
@@ -164,7 +181,10 @@ def test_simultaneous_changes_of_different_fields_are_all_kept(api, alice):
         changes = [{"name": "bread"}, {"description": "brown"}, {"done": True}]
         with ThreadPoolExecutor() as pool:
             list(pool.map(lambda change: api.put(path, alice.access, json=change), changes))
-        assert api.get(path, alice.access).json().items() >= {"name": "bread", "description": "brown", "done": True}.items()
+        assert (
+            api.get(path, alice.access).json().items()
+            >= {"name": "bread", "description": "brown", "done": True}.items()
+        )
 
 
 # DELETE /todos/<id>
@@ -224,7 +244,10 @@ def test_list_is_in_order_of_time_and_not_of_id(api, database, alice):
     assert [todo["id"] for todo in api.get("/todos", alice.access).json()["todos"]] == ["f" * 24, "0" * 24]
 
 
-@pytest.mark.parametrize(("query", "sizes"), [("", [50, 50, 20]), ("?limit=100", [100, 20]), ("?limit=60", [60, 60]), ("?limit=1", 120 * [1])])
+@pytest.mark.parametrize(
+    ("query", "sizes"),
+    [("", [50, 50, 20]), ("?limit=100", [100, 20]), ("?limit=60", [60, 60]), ("?limit=1", 120 * [1])],
+)
 def test_pages_have_the_size_asked_for_and_the_last_has_no_next(api, database, alice, query, sizes):
     names = fill(database, alice, 120)
     found = list(pages(api, alice, "/todos" + query))
@@ -271,7 +294,10 @@ def test_what_existed_throughout_is_listed_once_whatever_happens_meanwhile(api, 
 
 @pytest.mark.parametrize(
     ("query", "bad"),
-    [(f"limit={value}", "limit") for value in ("0", "101", "-1", "+5", "1.0", "ten", "", "%D9%A3", "9" * 5000, "1&limit=2", "1%00")]
+    [
+        (f"limit={value}", "limit")
+        for value in ("0", "101", "-1", "+5", "1.0", "ten", "", "%D9%A3", "9" * 5000, "1&limit=2", "1%00")
+    ]
     + [(f"done={value}", "done") for value in ("True", "1", "", "true&done=true")]
     + [(f"after={value}", "after") for value in ("", "x", "WyJhIiwgImIiXQ.x", "%FF", "a.b.c", "x" * 5000)]
     + [("skip=5", "skip"), ("owner_id=x", "owner_id"), ("done[$ne]=true", "done[$ne]"), ("$where=1", "$where")],
@@ -291,7 +317,12 @@ def test_cursor_that_was_changed_or_issued_to_another_user_is_a_400(api, databas
     fill(database, alice, 3), fill(database, bob, 3)
     link = api.get("/todos?limit=1", alice.access).json()["next"]
     assert api.get(link, alice.access).status_code == 200
-    for changed in (link[:-1], link + "x", link.replace("after=", "after=x"), link[:-1] + ("a" if link[-1] != "a" else "b")):
+    for changed in (
+        link[:-1],
+        link + "x",
+        link.replace("after=", "after=x"),
+        link[:-1] + ("a" if link[-1] != "a" else "b"),
+    ):
         assert_error(api.get(changed, alice.access), 400, "bad_request")
     assert_error(api.get(link, bob.access), 400, "bad_request")
 
@@ -304,7 +335,9 @@ def test_listing_needs_an_access_token(api, alice):
 def test_todos_added_by_several_processes_within_a_second_are_listed_in_order_and_once(api, alice):
     """Each todo that was answered before another was sent comes before it."""
     with ThreadPoolExecutor(8) as pool:
-        batches = [list(pool.map(lambda number: alice.add(f"{batch}-{number}")["name"], range(8))) for batch in range(6)]
+        batches = [
+            list(pool.map(lambda number: alice.add(f"{batch}-{number}")["name"], range(8))) for batch in range(6)
+        ]
     listed = sum(pages(api, alice, "/todos?limit=7"), [])
     assert sorted(listed) == sorted(sum(batches, []))
     assert [name.split("-")[0] for name in listed] == [str(batch) for batch in range(6) for _ in range(8)]

@@ -15,7 +15,9 @@ WRONG_TYPES = [None, True, 1.5, [], {}, {"$ne": None}, {"$gt": ""}, ["x"], MISSI
 
 
 def encode(part):
-    return base64.urlsafe_b64encode(part if isinstance(part, bytes) else json.dumps(part).encode()).rstrip(b"=").decode()
+    return (
+        base64.urlsafe_b64encode(part if isinstance(part, bytes) else json.dumps(part).encode()).rstrip(b"=").decode()
+    )
 
 
 def claims_of(token):
@@ -48,7 +50,10 @@ def test_other_algorithms_are_refused(api, alice, algorithm):
     refused(api, forge(alice.access, headers={"alg": algorithm}))
 
 
-@pytest.mark.parametrize("headers", [{"alg": "none"}, {"alg": ""}, {"alg": None}, {"alg": ["HS256"]}, {"crit": ["x"]}, {"kid": 1}, {"b64": False}])
+@pytest.mark.parametrize(
+    "headers",
+    [{"alg": "none"}, {"alg": ""}, {"alg": None}, {"alg": ["HS256"]}, {"crit": ["x"]}, {"kid": 1}, {"b64": False}],
+)
 def test_odd_headers_are_refused(api, alice, headers):
     refused(api, forge(alice.access, headers=headers))
 
@@ -160,13 +165,28 @@ def test_what_is_no_token_is_refused(api, database, token):
 
 @pytest.mark.parametrize(
     "value",
-    ["", "Bearer", "Bearer ", "bearer x", "Basic YWxpY2U6eA==", "Bearer a b", "Token x", "x", ",", "Bearer,", "Bearer a, Bearer b", "x" * 8000],
+    [
+        "",
+        "Bearer",
+        "Bearer ",
+        "bearer x",
+        "Basic YWxpY2U6eA==",
+        "Bearer a b",
+        "Token x",
+        "x",
+        ",",
+        "Bearer,",
+        "Bearer a, Bearer b",
+        "x" * 8000,
+    ],
 )
 def test_header_that_is_no_bearer_token_is_told_so(api, database, value):
     assert_error(api.get("/todos", headers={"Authorization": value}), 401, "authorization_required")
 
 
-@pytest.mark.parametrize("value", [b"Bearer \xff\xfe", b"\xff", "Bearer é.ü.ß".encode(), b"Bearer \xa0", b"Bearer " + b"\xff" * 8000])
+@pytest.mark.parametrize(
+    "value", [b"Bearer \xff\xfe", b"\xff", "Bearer é.ü.ß".encode(), b"Bearer \xa0", b"Bearer " + b"\xff" * 8000]
+)
 def test_header_of_other_bytes_is_a_401(api, database, value):
     connection = http.client.HTTPConnection("127.0.0.1", api.port)
     connection.putrequest("GET", "/todos")
@@ -183,7 +203,15 @@ def test_token_elsewhere_than_in_the_header_does_not_count(api, alice):
     assert_error(api.post("/todos", json={"access_token": alice.access, "name": "x"}), 401, "authorization_required")
 
 
-OPERATORS = [{"$gt": ""}, {"$ne": None}, {"$regex": ".*"}, {"$where": "1"}, {"$in": ["alice"]}, {"$exists": True}, ["$ne"]]
+OPERATORS = [
+    {"$gt": ""},
+    {"$ne": None},
+    {"$regex": ".*"},
+    {"$where": "1"},
+    {"$in": ["alice"]},
+    {"$exists": True},
+    ["$ne"],
+]
 
 
 @pytest.mark.parametrize("operator", OPERATORS)

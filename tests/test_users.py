@@ -40,7 +40,9 @@ def test_other_usernames_are_a_400(api, database, name):
     assert not list(database.users.find())
 
 
-@pytest.mark.parametrize("password", ["12345678", "x" * 256, "        ", "\x00" * 8, "ä" * 8, "\U0001f600" * 8, " Aé\t\n\x00 \u0301"])
+@pytest.mark.parametrize(
+    "password", ["12345678", "x" * 256, "        ", "\x00" * 8, "ä" * 8, "\U0001f600" * 8, " Aé\t\n\x00 \u0301"]
+)
 def test_password_may_hold_anything_and_is_kept_exactly(api, password):
     alice = User(api, "alice", password)
     for other in (password + " ", password[:-1], password.strip() + "x", password.swapcase() + "y"):

@@ -109,9 +109,11 @@ def start_mongod(folder, port):
     try:
         subprocess.run([mongod, "--version"], check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        # The loader names a missing library, for instance libcurl.so.4 (in Debian and Ubuntu: apt install libcurl4).
-        reason = getattr(error, "stderr", None) or error
-        sys.exit(f"{mongod} cannot run: {reason}\nInstall what it misses, or set MONGODB_URI to another MongoDB.")
+        reason = (getattr(error, "stderr", None) or str(error)).strip()  # The loader names a missing library.
+        sys.exit(
+            f"mongod cannot run: {reason}\nInstall what it misses (libcurl.so.4 is in the package libcurl4 of Debian and"
+            " Ubuntu), or set MONGODB_URI to another MongoDB."
+        )
     data, log = Path(folder, "data"), Path(folder, "mongod.log")
     data.mkdir(parents=True, exist_ok=True)
     command = [mongod, "--bind_ip", "127.0.0.1", "--port", str(port), "--dbpath", data, "--logpath", log, "--logappend"]

@@ -188,7 +188,8 @@ def number_setting(name, default):
 if __name__ == "__main__":
     port = number_setting("PORT", "5000")
     # In the environment, since the reloader runs this file anew after each change: it finds the same values again.
-    app.config["JWT_SECRET_KEY"] = os.environ.setdefault("JWT_SECRET_KEY", secrets.token_hex(32))
+    os.environ["JWT_SECRET_KEY"] = os.environ.get("JWT_SECRET_KEY") or secrets.token_hex(32)
+    app.config["JWT_SECRET_KEY"] = os.environ["JWT_SECRET_KEY"]
     os.environ["MONGODB_URI"] = os.environ.get("MONGODB_URI") or db.local_mongodb()
     # 127.0.0.1: whoever reaches the debugger runs code on this machine.
     app.run(host="127.0.0.1", port=port, debug=True)

@@ -27,21 +27,28 @@ _away_until = 0.0
 def init_app(app, uri):
     """Set up the client for `uri`. It connects at the first query: a client must not live through uWSGI's fork.
 
-    Raises a PyMongoError or ValueError where `uri` is malformed.
+    Ends the process with one line where `uri` is malformed.
     """
-    mongo.init_app(
-        app,
-        uri,
-        # Acknowledged has to mean "on the disk of most members". By default a stand-alone MongoDB answers before
-        # that, and loses what it acknowledged last when it is killed.
-        w="majority",
-        journal=True,
-        # A logout holds from the very next request on, so never read from a member that lags behind.
-        readPreference="primary",
-        # For each operation, waiting for a server included. The default of 30 s is when Heroku's router gives up.
-        timeoutMS=3000,
-    )
-    mongo.db = mongo.cx.get_default_database(DATABASE)
+    try:
+        mongo.init_app(
+            app,
+            uri,
+            # Acknowledged has to mean "on the disk of most members". By default a stand-alone MongoDB answers before
+            # that, and loses what it acknowledged last when it is killed.
+            w="majority",
+            journal=True,
+            # A logout holds from the very next request on, so never read from a member that lags behind.
+            readPreference="primary",
+            # For each operation, waiting for a server included. The default of 30 s is when Heroku's router gives up.
+            timeoutMS=3000,
+        )
+        mongo.db = mongo.cx.get_default_database(DATABASE)
+    except (PyMongoError, ValueError):
+        # PyMongo's own text can hold a part of the password.
+        sys.exit(
+            "MONGODB_URI is no connection string, or its mongodb+srv host is not in the DNS. It must look like"
+            " mongodb+srv://USER:PASSWORD@HOST/todolistapp, with : / ? # [ ] @ in the password as %3A %2F and so on"
+        )
 
 
 @functools.cache

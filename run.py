@@ -3,20 +3,13 @@
 import os
 import sys
 
-from pymongo.errors import PyMongoError
-
 if len(os.environ.get("JWT_SECRET_KEY", "").encode()) < 32:  # RFC 7518, 3.2: HS256 wants a key of 256 bits or more.
     sys.exit("JWT_SECRET_KEY must be set, to at least 32 bytes: python -c 'import secrets; print(secrets.token_hex())'")
 if not os.environ.get("MONGODB_URI"):
     sys.exit("MONGODB_URI must be set, for instance to mongodb+srv://USER:PASSWORD@HOST/todolistapp")
-try:
-    from app import app, number_setting
-except (PyMongoError, ValueError):
-    # PyMongo's own text can hold a part of the password.
-    sys.exit(
-        "MONGODB_URI is no connection string, or its mongodb+srv host is not in the DNS. It must look like"
-        " mongodb+srv://USER:PASSWORD@HOST/todolistapp, with : / ? # [ ] @ in the password as %3A %2F and so on"
-    )
+
+from app import app, number_setting  # Only now, since importing it reads both.
+
 # uwsgi.ini takes these two as they are. With nonsense in them uWSGI would listen and never answer.
 number_setting("PORT", "5000")
 number_setting("WEB_CONCURRENCY", "2")

@@ -199,6 +199,13 @@ def test_port_that_is_no_number_is_said(mongod, project, port):
     assert "PORT" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_malformed_mongodb_uri_is_said(project):
+    environment = CLEAN | {"MONGODB_URI": "mongodb://alice:hunter@2/hunter2@localhost/test"}
+    done = subprocess.run(COMMAND, cwd=project, env=environment, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert done.stderr.startswith("MONGODB_URI") and done.stderr.count("\n") == 1 and "hunter" not in done.stderr
+
+
 @pytest.mark.slow
 def test_secret_is_new_for_each_start(mongod, api, project, tmp_path):
     tokens = []

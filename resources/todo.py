@@ -2,30 +2,31 @@
 
 import re
 from datetime import datetime, timezone
+from functools import partial
+from hmac import compare_digest
 from urllib.parse import urlencode
 
 from bson import ObjectId
-from bson.errors import InvalidId
-from flask import current_app
+from flask import current_app, request
 from flask_jwt_extended import get_jwt, get_jwt_header, get_jwt_identity, jwt_required
 from flask_jwt_extended.exceptions import RevokedTokenError
 from flask_restful import Resource, abort
-from itsdangerous import BadSignature, Signer
+from itsdangerous import Signer
 from pymongo import ReturnDocument
 
 import db
 from blacklist import BLACKLIST
-from resources.fields import boolean, read_body, read_query, string, text
+from resources.fields import boolean, read_body, read_query, string
 
 
 def name_field(value):
     """Check a todo's name: 1 to 200 characters, not only white space."""
-    if not text(1, 200)(value).strip():
+    if not string(value, 1, 200).strip():
         raise ValueError("Must not be blank.")
     return value
 
 
-FIELDS = {"name": name_field, "description": text(0, 10_000), "done": boolean}
+FIELDS = {"name": name_field, "description": partial(string, longest=10_000), "done": boolean}
 
 
 def owner_id():
@@ -50,10 +51,8 @@ def one(operation, todo_id, *arguments, **options):
 
     Aborts with 404 where there is none, and in the same words where it is somebody else's.
     """
-    try:
-        todo = operation({"_id": ObjectId(todo_id), "owner_id": owner_id()}, *arguments, **options)
-    except InvalidId:
-        todo = None
+    valid = ObjectId.is_valid(todo_id)
+    todo = valid and operation({"_id": ObjectId(todo_id), "owner_id": owner_id()}, *arguments, **options)
     return todo or abort(404, message="Todo not found.")
 
 
@@ -69,9 +68,8 @@ class Todo(Resource):
     def put(self, todo_id):
         """Change the given fields, keep the others, answer with the todo. Access token. Aborts with 400 or 404."""
         changes = read_body(FIELDS) or abort(400, message="Give at least one of name, description and done.")
-        return represent(
-            one(db.todos.find_one_and_update, todo_id, {"$set": changes}, return_document=ReturnDocument.AFTER)
-        )
+        after = ReturnDocument.AFTER
+        return represent(one(db.todos.find_one_and_update, todo_id, {"$set": changes}, return_document=after))
 
     @jwt_required()
     def delete(self, todo_id):
@@ -89,19 +87,26 @@ def limit_field(value):
 
 def after_field(value):
     """Check where a page starts, and turn it into the query for what comes after it."""
-    try:
-        created_at, last_id = signer().unsign(string(value)).decode().split("_")
-    except BadSignature:
-        raise ValueError("Must come from the next link of a page.") from None
+    key = string(value).rpartition(".")[0]
+    # Signed anew and compared, since Signer's own check overlooks a change to the very last bits.
+    if not compare_digest(sign(key), value.encode()):
+        raise ValueError("Must come from the next link of a page.")
+    created_at, last_id = key.split("_")
     created_at, last_id = datetime.fromisoformat(created_at), ObjectId(last_id)
     # The first part lets MongoDB jump to the place in its index; the second leaves out what the client has seen.
     later = {"$or": [{"created_at": {"$gt": created_at}}, {"_id": {"$gt": last_id}}]}
     return {"created_at": {"$gte": created_at}, **later}
 
 
-def signer():
-    """What signs the `after` of a link, and checks it: nobody can make one up, or use another user's."""
-    return Signer(current_app.config["JWT_SECRET_KEY"], salt="after " + get_jwt_identity())
+def link_after(todo):
+    """The link to what comes after this todo, with the limit and filter of this request."""
+    after = sign(f"{todo['created_at'].isoformat()}_{todo['_id']}")
+    return "/todos?" + urlencode({**request.args, "after": after})
+
+
+def sign(key):
+    """`key` and its signature, as bytes: nobody can make up an `after`, or use another user's."""
+    return Signer(current_app.config["JWT_SECRET_KEY"], salt="after " + get_jwt_identity()).sign(key)
 
 
 class TodoList(Resource):
@@ -120,22 +125,14 @@ class TodoList(Resource):
         # By time, then by id. Not by id alone: those that different processes make within a second are in no order.
         found = list(db.todos.find(wanted).sort([("created_at", 1), ("_id", 1)]).limit(limit + 1))
         # The one too many only tells that there is a next page.
-        todos, more = [represent(todo) for todo in found[:limit]], len(found) > limit
-        return {"todos": todos, "next": self.next_page(found[limit - 1], limit, query) if more else None}
-
-    def next_page(self, last, limit, query):
-        """The link to what comes after the todo `last`, with the same limit and filter."""
-        done = {name: str(value).lower() for name, value in query.items()}
-        after = signer().sign(f"{last['created_at'].isoformat()}_{last['_id']}")
-        return "/todos?" + urlencode({"limit": limit, **done, "after": after})
+        page, more = found[:limit], found[limit:]
+        return {"todos": [represent(todo) for todo in page], "next": link_after(page[-1]) if more else None}
 
     @jwt_required()
     def post(self):
         """Add a todo, answer 201 with it. Access token. Aborts with 400."""
         new = read_body(FIELDS, required=("name",))
-        # MongoDB keeps milliseconds; cut here, so that the answer is what later reads give.
-        now = datetime.now(timezone.utc).replace(tzinfo=None)
-        now = now.replace(microsecond=now.microsecond // 1000 * 1000)
+        now = datetime.now(timezone.utc).replace(tzinfo=None)  # As PyMongo gives it back.
         todo = {"description": "", "done": False, **new, "owner_id": owner_id(), "created_at": now}
         db.todos.insert_one(todo)
         # The user may have been deleted since the token was checked. Then it is up to us to delete this one too.

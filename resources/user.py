@@ -5,6 +5,7 @@ import re
 import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from bson import ObjectId
 from flask_jwt_extended import create_access_token, create_refresh_token, get_jwt, get_jwt_header, jwt_required
@@ -15,28 +16,20 @@ from pymongo.errors import DuplicateKeyError
 
 import db
 from blacklist import BLACKLIST
-from resources.fields import read_body, string, text
+from resources.fields import read_body, string
 
 # Argon2id with 19 MiB, 2 passes, 1 lane: the OWASP Password Storage Cheat Sheet. A hash that was made with other
 # figures is replaced at its user's next login, so these can be raised at any time.
 passwords = CryptContext(
     ["argon2"], argon2__type="ID", argon2__memory_cost=19 * 1024, argon2__rounds=2, argon2__parallelism=1
 )
-# NIST 800-63B-4 wants at least 64 allowed, and 8 as the least where there is a second factor (15 where there is none,
-# which is much to ask of a to-do list).
-SHORTEST_PASSWORD, LONGEST_PASSWORD = 8, 256
 # RFC 6749, 5.1: no cache may keep a token.
 NO_STORE = {"Cache-Control": "no-store"}
 
-
-def give_way():
-    """Lower the priority of the thread that hashes, so that those who only read are served in between."""
-    if sys.platform == "linux":  # Elsewhere a priority is the whole process's.
-        os.nice(5)
-
-
-# One thread per process does all hashing: every thread that has hashed keeps its 19 MiB.
-hashing = ThreadPoolExecutor(max_workers=1, initializer=give_way)
+# One thread per process does all hashing: every thread that has hashed keeps its 19 MiB. At a lower priority, so that
+# those who only read are served in between; elsewhere than on Linux a priority is the whole process's.
+lower_priority = os.nice if sys.platform == "linux" else None
+hashing = ThreadPoolExecutor(max_workers=1, initializer=lower_priority, initargs=(5,))
 
 
 def username_field(value):
@@ -44,6 +37,11 @@ def username_field(value):
     if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9._-]{0,63}", string(value)):
         raise ValueError("Must have 1 to 64 of the characters A-Z a-z 0-9 . _ -, the first a letter or digit.")
     return value
+
+
+# NIST 800-63B-4: at least 64 must be allowed, and 8 is the least where there is a second factor (15 where there is
+# none, which is much to ask of a to-do list).
+password_field = partial(string, shortest=8, longest=256)
 
 
 def find_self(username):
@@ -56,7 +54,6 @@ class UserRegister(Resource):
 
     def post(self):
         """Take `username` and `password`, answer 201. No token. Aborts with 400 or, where the name is taken, 409."""
-        password_field = text(SHORTEST_PASSWORD, LONGEST_PASSWORD)
         new = read_body({"username": username_field, "password": password_field}, ("username", "password"))
         password_hash = hashing.submit(passwords.hash, new["password"]).result()
         try:
@@ -98,17 +95,14 @@ class UserLogin(Resource):
     """/login: start a session."""
 
     def post(self):
-        """Take `username` and `password`, answer with a fresh access token and a refresh token.
-
-        No token. Aborts with 400, or with 401 where the two do not match.
-        """
+        """Take `username` and `password`, answer with a fresh access token and a refresh token. No token. Aborts with
+        400, or with 401 where the two do not match."""
         login = read_body({"username": string, "password": string}, ("username", "password"))
         user = db.users.find_one({"username": login["username"]})
-        # Cut, since passlib refuses to hash more than 4,096 characters; one too many is enough to be wrong.
-        password = login["password"][: LONGEST_PASSWORD + 1]
+        # Cut, since passlib refuses to hash more than 4,096 characters; 256 is the longest that is right.
+        password = login["password"][:257]
         # Without a user, passlib hashes all the same: the time must not tell which names exist.
-        check = hashing.submit(passwords.verify_and_update, password, user and user["password"])
-        matches, new_hash = check.result()
+        matches, new_hash = hashing.submit(passwords.verify_and_update, password, user and user["password"]).result()
         if not matches:
             # One answer for both, for the same reason.
             abort(401, message="Wrong username or password.", error="invalid_credentials")

@@ -124,12 +124,12 @@ def test_has_every_error_code_that_a_client_can_provoke():
 
 
 def error_codes():
-    """All codes in the app's source: the defaults, `error="..."` anywhere, and the first argument of `unauthorized`."""
+    """All codes in the app's source: the defaults, `error="..."` anywhere, and the first argument of `refusal`."""
     codes = set(CODES.values())
     for path in [ROOT / "app.py", *(ROOT / "resources").glob("*.py")]:
         calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
         given = [keyword.value for call in calls for keyword in call.keywords if keyword.arg == "error"]
-        given += [call.args[0] for call in calls if getattr(call.func, "id", None) == "unauthorized"]
+        given += [call.args[0] for call in calls if getattr(call.func, "id", None) == "refusal"]
         codes |= {node.value for node in given if isinstance(node, ast.Constant)}
     return codes
 

@@ -3,6 +3,7 @@
 import datetime
 import json
 import re
+import string
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -321,7 +322,8 @@ def test_cursor_that_was_changed_or_issued_to_another_user_is_a_400(api, databas
         link[:-1],
         link + "x",
         link.replace("after=", "after=x"),
-        link[:-1] + ("a" if link[-1] != "a" else "b"),
+        # Base64 spells its last bits in more than one way.
+        *(link[:-1] + letter for letter in string.ascii_letters + string.digits + "-_" if letter != link[-1]),
     ):
         assert_error(api.get(changed, alice.access), 400, "bad_request")
     assert_error(api.get(link, bob.access), 400, "bad_request")

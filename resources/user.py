@@ -41,7 +41,8 @@ def username_field(value):
 
 # NIST 800-63B-4: at least 64 must be allowed, and 8 is the least where there is a second factor (15 where there is
 # none, which is much to ask of a to-do list).
-password_field = partial(string, shortest=8, longest=256)
+LONGEST_PASSWORD = 256
+password_field = partial(string, shortest=8, longest=LONGEST_PASSWORD)
 
 
 def find_self(username):
@@ -99,8 +100,8 @@ class UserLogin(Resource):
         400, or with 401 where the two do not match."""
         login = read_body({"username": string, "password": string}, ("username", "password"))
         user = db.users.find_one({"username": login["username"]})
-        # Cut, since passlib refuses to hash more than 4,096 characters; 256 is the longest that is right.
-        password = login["password"][:257]
+        # Cut, since passlib refuses to hash more than 4,096 characters; one too many is enough to be wrong.
+        password = login["password"][: LONGEST_PASSWORD + 1]
         # Without a user, passlib hashes all the same: the time must not tell which names exist.
         matches, new_hash = hashing.submit(passwords.verify_and_update, password, user and user["password"]).result()
         if not matches:

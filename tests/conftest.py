@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import jwt
 import pytest
 import requests
 from honcho.environ import parse_procfile
@@ -201,6 +202,11 @@ def alice(api):
 @pytest.fixture
 def bob(api):
     return User(api, "bob")
+
+
+def claims(token):
+    """What a token of ours says."""
+    return jwt.decode(token, SECRET, algorithms=["HS256"])
 
 
 def assert_error(response, status, code, message=None):

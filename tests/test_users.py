@@ -3,9 +3,8 @@
 import datetime
 import threading
 
-import jwt
 import pytest
-from conftest import PASSWORD, SECRET, User, assert_error
+from conftest import PASSWORD, User, assert_error, claims
 from passlib.context import CryptContext
 from passlib.hash import argon2
 
@@ -78,10 +77,6 @@ def test_of_simultaneous_registrations_one_succeeds(api, database):
 
 
 # POST /login
-
-
-def claims(token):
-    return jwt.decode(token, SECRET, algorithms=["HS256"])
 
 
 def test_login_gives_two_tokens_of_one_session(api, alice):

@@ -1,7 +1,4 @@
-"""The Flask app: its settings, what it says about tokens and failures, and its URLs.
-
-`python app.py` is the developer's server. Production loads run.py.
-"""
+"""The Flask app: settings, failures, tokens, URLs. `python app.py` is the developer's server; production loads run.py."""
 
 import json
 import os
@@ -24,48 +21,39 @@ from blacklist import BLACKLIST
 from resources.todo import Todo, TodoList
 from resources.user import TokenRefresh, User, UserLogin, UserLogout, UserRegister
 
+for name in ("PORT", "WEB_CONCURRENCY"):  # With nonsense in them uWSGI would listen and never answer.
+    if os.environ.get(name, "1") not in map(str, range(1, 65536)):
+        sys.exit(f"{name} must be a number from 1 to 65535, or not be set at all")
+
 app = Flask(__name__, static_folder=None)  # No files to serve, so no URL for them.
 app.config.update(
     JWT_SECRET_KEY=os.environ.get("JWT_SECRET_KEY"),
     # Short, since it travels with every request; the refresh token, which travels rarely, gets the next one.
     JWT_ACCESS_TOKEN_EXPIRES=timedelta(minutes=15),
     JWT_REFRESH_TOKEN_EXPIRES=timedelta(days=30),
-    # A claim against forged requests, which only tokens in cookies need.
-    JWT_COOKIE_CSRF_PROTECT=False,
-    # Room for the longest todo, 10,200 characters of up to 4 bytes. Werkzeug refuses more with 413.
-    MAX_CONTENT_LENGTH=64 * 1024,
-    # One line for each answer, also in debug mode.
-    RESTFUL_JSON={"indent": None},
-    # Flask would answer OPTIONS by itself, without JSON. Now it is a 405 like any other method that is not there.
-    PROVIDE_AUTOMATIC_OPTIONS=False,
+    JWT_COOKIE_CSRF_PROTECT=False,  # A claim that only tokens in cookies need.
+    MAX_CONTENT_LENGTH=64 * 1024,  # Room for the longest todo: 10,200 characters of up to 4 bytes.
+    RESTFUL_JSON={"indent": None},  # One line for each answer, also in debug mode.
+    PROVIDE_AUTOMATIC_OPTIONS=False,  # Flask would answer OPTIONS by itself, without JSON. Now it is a 405.
 )
-# Werkzeug would redirect /user//alice to /user/alice with an HTML page. Now it is a 404.
-app.url_map.merge_slashes = False
+app.url_map.merge_slashes = False  # Werkzeug would redirect /user//alice with an HTML page. Now it is a 404.
 db.init_app(app, os.environ.get("MONGODB_URI") or f"mongodb://localhost:27017/{db.DATABASE}")
 
 
 # Failures. All of them, from wherever, become the one error body here.
 
-CODES = {
-    400: "bad_request",
-    404: "not_found",
-    405: "method_not_allowed",
-    413: "request_too_large",
-    415: "unsupported_media_type",
-    500: "internal_error",
-    503: "database_unavailable",
-}
+# Any other status has its own name as its code: 404 is `not_found`.
+CODES = {413: "request_too_large", 500: "internal_error", 503: "database_unavailable"}
 
 
 @app.errorhandler(HTTPException)
 def http_error(error):
-    """The JSON answer for an HTTPException. What `abort(404, message=..., error=...)` names beside the status goes
+    """The JSON answer for an HTTPException. What `abort(409, message=..., error=...)` names beside the status goes
     before the defaults. A crash comes as a 500 too; Flask has logged its traceback by then."""
-    told = getattr(error, "data", {})
+    default = CODES.get(error.code) or error.name.lower().replace(" ", "_")
+    body = {"message": error.description, "error": default} | getattr(error, "data", {})
     response = error.get_response()  # Has the headers that belong to it, such as the Allow of a 405.
-    body = {"message": told.get("message", error.description), "error": told.get("error", CODES.get(error.code))}
-    response.data = json.dumps(body) + "\n"
-    response.content_type = "application/json"
+    response.data, response.content_type = json.dumps(body) + "\n", "application/json"
     if error.code == 401:
         response.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110, 11.6.1
     return response
@@ -92,13 +80,11 @@ CLAIMS = {"sub": str, "jti": str, "sid": str, "type": str, "fresh": bool, "exp":
 
 
 class TokenManager(JWTManager):
-    """Flask-JWT-Extended, which would decode every token twice, count one without a type as an access token, and
-    compute with claims of any type."""
+    """Flask-JWT-Extended, which by itself decodes every token twice and takes claims of any type."""
 
     def _decode_jwt_from_config(self, encoded_token, csrf_value=None, allow_expired=False):
         """The claims of a token. Raises what PyJWT raises, or JWTDecodeError where a claim is not as we write it."""
-        # RFC 8725, 3.1: one fixed algorithm; never believe the token's own word on it. Whether it has expired can only
-        # be said once `exp` is known to be a number.
+        # RFC 8725, 3.1: one fixed algorithm. `exp` is compared below, once it is known to be a number.
         options = {"verify_exp": False}
         claims = decode(encoded_token, app.config["JWT_SECRET_KEY"], algorithms=["HS256"], options=options)
         if not (
@@ -124,13 +110,9 @@ def is_revoked(_header, claims):
 
 def refusal(code, message):
     """A function that answers 401 with this code, whatever the library tells it."""
-
-    def refuse(*_):
-        error = Unauthorized()
-        error.data = {"message": message, "error": code}
-        return http_error(error)
-
-    return refuse
+    error = Unauthorized()
+    error.data = {"message": message, "error": code}
+    return lambda *_: http_error(error)
 
 
 no_token = refusal("authorization_required", "Send a token: Authorization: Bearer <token>")
@@ -160,20 +142,10 @@ api.add_resource(TokenRefresh, "/refresh")
 api.add_resource(TodoList, "/todos")
 api.add_resource(Todo, "/todos/<string:todo_id>")
 
-
-def number_setting(name, default):
-    """The number in this environment variable. Ends the process with one line where it is none from 1 to 65535."""
-    value = os.environ.get(name, default)
-    if not (value.isdecimal() and 1 <= int(value) <= 65535):
-        sys.exit(f"{name} must be a number from 1 to 65535, or not be set at all")
-    return int(value)
-
-
 if __name__ == "__main__":
-    port = number_setting("PORT", "5000")
     # In the environment, since the reloader runs this file anew after each change: it finds the same values again.
     os.environ["JWT_SECRET_KEY"] = os.environ.get("JWT_SECRET_KEY") or secrets.token_hex(32)
     app.config["JWT_SECRET_KEY"] = os.environ["JWT_SECRET_KEY"]
     os.environ["MONGODB_URI"] = os.environ.get("MONGODB_URI") or db.local_mongodb()
     # 127.0.0.1: whoever reaches the debugger runs code on this machine.
-    app.run(host="127.0.0.1", port=port, debug=True)
+    app.run(host="127.0.0.1", port=int(os.environ.get("PORT", "5000")), debug=True)

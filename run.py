@@ -8,4 +8,8 @@ if len(os.environ.get("JWT_SECRET_KEY", "").encode()) < 32:  # RFC 7518, 3.2: HS
 if not os.environ.get("MONGODB_URI"):
     sys.exit("MONGODB_URI must be set, for instance to mongodb+srv://USER:PASSWORD@HOST/todolistapp")
 
-from app import app as app  # Only now, since importing it reads both.
+if os.environ.get("WEB_CONCURRENCY", "2") not in map(str, range(1, 1000)):
+    # uWSGI takes it as it is: with nonsense in it, it would listen and never answer.
+    sys.exit("WEB_CONCURRENCY must be a number from 1 to 999, or not be set at all")
+
+from app import app  # For uWSGI. Only now, since importing it reads the environment.

@@ -57,7 +57,9 @@ def _values(body, fields):
         # Decoded for the error only: Werkzeug replaces bytes that are no UTF-8, and so would change a password.
         (unquote_to_bytes(body) if "urlencoded" in request.mimetype else body).decode()
         return _from_text(request.form, fields) | dict(request.files)
-    return abort(415, message="Send a JSON object (Content-Type: application/json) or a form.") if body else {}
+    if body:
+        abort(415, message="Send a JSON object (Content-Type: application/json) or a form.")
+    return {}
 
 
 def _from_text(pairs, fields):
@@ -80,4 +82,6 @@ def _checked(values, fields, required=()):
                 checked[name] = check(values[name])
             except ValueError as error:
                 errors[name] = str(error)
-    return abort(400, message=errors) if errors else checked
+    if errors:
+        abort(400, message=errors)
+    return checked

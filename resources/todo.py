@@ -66,8 +66,8 @@ class Todo(Resource):
     def put(self, todo_id):
         """Change the given fields, keep the others, answer with the todo. Access token. Aborts with 400 or 404."""
         changes = read_body(FIELDS) or abort(400, message="Give at least one of name, description and done.")
-        after = ReturnDocument.AFTER
-        return represent(one(db.todos.find_one_and_update, todo_id, {"$set": changes}, return_document=after))
+        todo = one(db.todos.find_one_and_update, todo_id, {"$set": changes}, return_document=ReturnDocument.AFTER)
+        return represent(todo)
 
     @jwt_required()
     def delete(self, todo_id):
@@ -85,19 +85,19 @@ def limit_field(value):
 
 def after_field(value):
     """Check where a page starts, and turn it into the query for what comes after it."""
-    key = string(value).rpartition(".")[0]
-    if not compare_digest(sign(key), value.encode()):  # Signer's own check overlooks a change to the very last bits.
+    place = string(value).rpartition(".")[0]
+    if not compare_digest(sign(place), value.encode()):  # Signer's own check overlooks a change to the very last bits.
         raise ValueError("Must come from the next link of a page.")
-    created_at, last_id = key.split("_")
+    created_at, last_id = place.split("_")
     created_at, last_id = datetime.fromisoformat(created_at), ObjectId(last_id)
     # The first part lets MongoDB jump to the place in its index; the second leaves out what the client has seen.
     later = {"$or": [{"created_at": {"$gt": created_at}}, {"_id": {"$gt": last_id}}]}
     return {"created_at": {"$gte": created_at}, **later}
 
 
-def sign(key):
-    """`key` and its signature, as bytes: nobody can make up an `after`, or use another user's."""
-    return Signer(current_app.config["JWT_SECRET_KEY"], salt="after " + get_jwt_identity()).sign(key)
+def sign(place):
+    """`place` and its signature, as bytes: nobody can make up an `after`, or use another user's."""
+    return Signer(current_app.config["JWT_SECRET_KEY"], salt="after " + get_jwt_identity()).sign(place)
 
 
 class TodoList(Resource):
@@ -113,12 +113,13 @@ class TodoList(Resource):
         limit = query.pop("limit", 50)
         wanted = {"owner_id": owner_id(), **query.pop("after", {}), **query}
         # By time, then by id. Not by id alone: those that different processes make within a second are in no order.
-        page = list(db.todos.find(wanted).sort([("created_at", 1), ("_id", 1)]).limit(limit + 1))
-        answer = {"todos": [represent(todo) for todo in page[:limit]], "next": None}
-        if page[limit:]:  # The one too many only tells that there is a next page.
-            after = sign(f"{page[limit - 1]['created_at'].isoformat()}_{page[limit - 1]['_id']}")
-            answer["next"] = "/todos?" + urlencode({**request.args, "after": after})
-        return answer
+        found = list(db.todos.find(wanted).sort([("created_at", 1), ("_id", 1)]).limit(limit + 1))
+        page, more = found[:limit], found[limit:]  # The one too many only tells that there is a next page.
+        link = None
+        if more:
+            after = sign(f"{page[-1]['created_at'].isoformat()}_{page[-1]['_id']}")
+            link = "/todos?" + urlencode({**request.args, "after": after})
+        return {"todos": [represent(todo) for todo in page], "next": link}
 
     @jwt_required()
     def post(self):

@@ -77,7 +77,8 @@ class User(Resource):
         claims, user = get_jwt(), find_self(username)
         # A deletion that failed half-way has revoked the user already. While the user is still there, only a logout
         # counts, so that it can be repeated.
-        if [claims["jti"], claims["sid"], *([] if user else [claims["sub"]])] in BLACKLIST:
+        revocable = [claims["jti"], claims["sid"]] + ([] if user else [claims["sub"]])
+        if revocable in BLACKLIST:
             raise RevokedTokenError(get_jwt_header(), claims)
         if not user:
             abort(404, message="User not found.")

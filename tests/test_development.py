@@ -128,9 +128,10 @@ def test_port_27017_taken_by_something_else_is_said(no_mongodb, project, tmp_pat
     [
         (
             "#!/bin/sh\necho 'error while loading shared libraries: libcurl.so.4: cannot open' >&2; exit 127",
-            "127: error while loading shared libraries: libcurl.so.4: cannot open",
+            "libraries: libcurl.so.4: cannot open\nmongod ended with exit code 127",
         ),
-        ("#!/bin/sh\nexit 14", "ended with exit code 14: the reason is at the end of"),
+        ("#!/bin/sh\nexit 14", "ended with exit code 14. The reason is above, or at the end of"),
+        ("#!/bin/sh\nyes | head -c 200000 >&2; exit 3", "ended with exit code 3."),
         ("made for another processor", "cannot run: "),
     ],
 )
@@ -154,7 +155,7 @@ def test_no_mongod_at_all_says_how_to_get_one(monkeypatch, capsys, tmp_path):
 
 
 def test_mongodb_uri_is_used_where_it_is_set(mongod, database, project, tmp_path):
-    server = start(project, tmp_path, mongod.uri).wait()
+    server = start(project, tmp_path, mongod.uri, WEB_CONCURRENCY="").wait()  # For uWSGI alone.
     try:
         User(server, "alice")
         assert database.users.count_documents({}) == 1

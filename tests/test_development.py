@@ -66,6 +66,7 @@ def test_starts_a_mongodb_serves_within_5_seconds_and_ends_it(no_mongodb, projec
 
 @posix
 def test_ctrl_c_ends_everything_and_the_data_is_there_next_time(no_mongodb, project, tmp_path):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # A background job inherits it as ignored.
     server = start(project, tmp_path).wait()
     todo = User(server, "alice").add()
     os.killpg(server.process.pid, signal.SIGINT)  # As a terminal does: to the whole group.

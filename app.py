@@ -48,7 +48,7 @@ CODES = {413: "request_too_large", 500: "internal_error", 503: "database_unavail
 @app.errorhandler(HTTPException)
 def http_error(error):
     """The JSON answer for an HTTPException. What `abort(409, message=..., error=...)` names beside the status goes
-    before the defaults. A crash comes as a 500 too; Flask has logged its traceback by then."""
+    before the defaults. Without the debugger a crash comes as a 500 too; Flask has logged its traceback by then."""
     default = CODES.get(error.code) or error.name.lower().replace(" ", "_")
     body = {"message": error.description, "error": default} | getattr(error, "data", {})
     response = error.get_response()  # Has the headers that belong to it, such as the Allow of a 405.
@@ -119,7 +119,7 @@ jwt.unauthorized_loader(no_token)
 jwt.invalid_token_loader(refusal("invalid_token", "This token is not valid here."))
 jwt.revoked_token_loader(refusal("token_revoked", "This session is over. Log in again."))
 jwt.needs_fresh_token_loader(refusal("fresh_token_required", "This request needs a fresh token. Log in again."))
-# Past the library's loaders: one would call this an invalid token, the other wants the claims as well.
+# Not by the library's loaders: the first would be an invalid token there, the second wants the claims as well.
 app.register_error_handler(InvalidHeaderError, no_token)
 expired = refusal("token_expired", "This token has expired. Get a new one from /refresh or /login.")
 app.register_error_handler(ExpiredSignatureError, expired)

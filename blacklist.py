@@ -8,11 +8,11 @@ import db
 
 
 class Blacklist:
-    """Reads like a set of ids: of tokens (`jti`), of sessions (`sid`) and of users (`sub`). `in` takes several."""
+    """Reads like a set of ids: of sessions (`sid`), users (`sub`) and single tokens (`jti`). `in` takes several."""
 
     def add(self, revoked_id):
         """Revoke every token that carries this id, from now on."""
-        # By then the last token is past its `exp`: the refresh token, and an access token refreshed at its very end.
+        # At `expires_at` the last token is past its `exp`: an access token that was refreshed at the very end.
         lifetime = current_app.config["JWT_REFRESH_TOKEN_EXPIRES"] + current_app.config["JWT_ACCESS_TOKEN_EXPIRES"]
         expires_at = datetime.datetime.now(datetime.timezone.utc) + lifetime
         db.blacklist.update_one({"_id": revoked_id}, {"$set": {"expires_at": expires_at}}, upsert=True)

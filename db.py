@@ -22,7 +22,7 @@ _away_until = 0.0
 
 
 def init_app(app, uri):
-    """Set up the client for `uri`. It connects at the first query: a client must not live through uWSGI's fork.
+    """Set up the client for `uri`. It connects at the first query: a connection must not live through uWSGI's fork.
     Ends the process with one line where `uri` is malformed."""
     try:
         mongo.init_app(

@@ -1,4 +1,4 @@
-"""Todos: every operation is one atomic query that holds the owner, so nobody reaches anybody else's."""
+"""Todos: look-up, ownership and change are one atomic query, so nobody reaches anybody else's."""
 
 import re
 from datetime import datetime, timezone

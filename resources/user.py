@@ -127,6 +127,6 @@ class UserLogout(Resource):
 
     @jwt_required(verify_type=False)
     def post(self):
-        """Revoke all tokens of the session. Either token of it."""
+        """Revoke all tokens of the session. Access or refresh token."""
         BLACKLIST.add(get_jwt()["sid"])
         return {"message": "Successfully logged out."}

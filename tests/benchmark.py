@@ -1,6 +1,7 @@
 """Load the API, and print how fast it answers.
 
-    python tests/benchmark.py                 start a MongoDB and the Procfile's server, and load each endpoint
+    python tests/benchmark.py                 start a MongoDB and the Procfile's server, load each endpoint,
+                                              log in a thousand times, and read while others log in
     python tests/benchmark.py --url URL       load an instance of yours that runs already, as a user made for it
     python tests/benchmark.py --floor FILE    compare with a bare WSGI file that does the same work on the same database
     python tests/benchmark.py --growth        compare a collection of a million todos with one of a thousand

@@ -21,7 +21,9 @@ from blacklist import BLACKLIST
 from resources.todo import Todo, TodoList
 from resources.user import TokenRefresh, User, UserLogin, UserLogout, UserRegister
 
-if os.environ.get("PORT", "5000") not in map(str, range(1, 65536)):
+PORT = os.environ.get("PORT", "5000")
+# Compared as text, since uWSGI reads the text: int() would also take " 80" or "8_0".
+if PORT not in map(str, range(1, 65536)):
     sys.exit("PORT must be a number from 1 to 65535, or not be set at all")  # uWSGI would listen somewhere else.
 
 app = Flask(__name__, static_folder=None)  # No files to serve, so no URL for them.
@@ -36,7 +38,7 @@ app.config.update(
     PROVIDE_AUTOMATIC_OPTIONS=False,  # Flask would answer OPTIONS by itself, without JSON. Now it is a 405.
 )
 app.url_map.merge_slashes = False  # Werkzeug would redirect /user//alice with an HTML page. Now it is a 404.
-db.init_app(app, os.environ.get("MONGODB_URI") or "mongodb://localhost:27017")
+db.init_app(app, os.environ.get("MONGODB_URI") or db.LOCAL_URI)
 
 
 # Failures. All of them, from wherever, become the one error body here.
@@ -52,7 +54,8 @@ def http_error(error):
     default = CODES.get(error.code) or error.name.lower().replace(" ", "_")
     body = {"message": error.description, "error": default} | getattr(error, "data", {})
     response = error.get_response()  # Has the headers that belong to it, such as the Allow of a 405.
-    response.data, response.content_type = json.dumps(body) + "\n", "application/json"
+    response.data = json.dumps(body) + "\n"
+    response.content_type = "application/json"
     if error.code == 401:
         response.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110, 11.6.1
     return response
@@ -147,4 +150,4 @@ if __name__ == "__main__":
     app.config["JWT_SECRET_KEY"] = os.environ["JWT_SECRET_KEY"]
     os.environ["MONGODB_URI"] = os.environ.get("MONGODB_URI") or db.local_mongodb()
     # 127.0.0.1: whoever reaches the debugger runs code on this machine.
-    app.run(host="127.0.0.1", port=int(os.environ.get("PORT", "5000")), debug=True)
+    app.run(host="127.0.0.1", port=int(PORT), debug=True)

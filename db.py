@@ -15,6 +15,7 @@ from flask_pymongo import PyMongo
 from pymongo import MongoClient
 from pymongo.errors import ConnectionFailure, PyMongoError
 
+LOCAL_URI = "mongodb://localhost:27017"
 DATABASE = "todolistapp"  # Where the URI names none, as those that Atlas hands out.
 
 mongo = PyMongo()
@@ -129,4 +130,4 @@ def local_mongodb():
         signal.signal(signal.SIGTERM, lambda *_: sys.exit())
         start_mongod(folder, 27017)
         print(f" * Started a MongoDB on 127.0.0.1:27017, data and log in {folder}", flush=True)
-    return "mongodb://localhost:27017"
+    return LOCAL_URI

@@ -20,8 +20,9 @@ from resources.fields import read_body, string
 
 # Argon2id with 19 MiB, 2 passes, 1 lane: the OWASP Password Storage Cheat Sheet. A hash that was made with other
 # figures is replaced at its user's next login, so these can be raised at any time.
-COST = {"argon2__memory_cost": 19 * 1024, "argon2__rounds": 2, "argon2__parallelism": 1}
-passwords = CryptContext(["argon2"], argon2__type="ID", **COST)
+passwords = CryptContext(
+    ["argon2"], argon2__type="ID", argon2__memory_cost=19 * 1024, argon2__rounds=2, argon2__parallelism=1
+)
 # One thread per process does all hashing: every thread that has hashed keeps its 19 MiB. At a lower priority, so that
 # those who only read are served in between; elsewhere than on Linux a priority is the whole process's.
 hashing = ThreadPoolExecutor(1, initializer=os.nice if sys.platform == "linux" else None, initargs=(5,))

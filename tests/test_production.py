@@ -197,7 +197,7 @@ def test_session_is_over_at_once_for_all_workers_and_dynos_and_after_restarts(ow
 
 @pytest.mark.slow
 def test_deletion_that_the_database_did_not_survive_is_finished_by_a_repeat(own_mongod, start):
-    server = start(own_mongod.uri)
+    server = start(own_mongod.uri, WEB_CONCURRENCY="1")  # When one of two answers again, the other may still refuse.
     alice = User(server, "alice")
     with MongoClient(own_mongod.uri) as client:
         database = client.get_default_database()
@@ -491,7 +491,7 @@ def test_unknown_name_takes_as_long_as_a_known_one(own_mongod, start):
 
 @pytest.mark.slow
 def test_log_and_answers_hold_no_secret(own_mongod, start):
-    server = start(own_mongod.uri)
+    server = start(own_mongod.uri, WEB_CONCURRENCY="1")  # For the reason of the deletion's test.
     alice = User(server, "alice")
     answers = [send() for send in every_route(server, alice)[:3]]
     own_mongod.kill()

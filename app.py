@@ -24,7 +24,9 @@ from resources.user import TokenRefresh, User, UserLogin, UserLogout, UserRegist
 PORT = os.environ.get("PORT", "5000")
 # Compared as text, since uWSGI reads the text: int() would also take " 80" or "8_0".
 if PORT not in map(str, range(1, 65536)):
-    sys.exit("PORT must be a number from 1 to 65535, or not be set at all")  # uWSGI would listen somewhere else.
+    sys.exit(
+        "PORT must be a number from 1 to 65535, or not be set at all"
+    )  # uWSGI would listen somewhere else.
 
 app = Flask(__name__, static_folder=None)  # No files to serve, so no URL for them.
 app.config.update(
@@ -33,11 +35,14 @@ app.config.update(
     JWT_ACCESS_TOKEN_EXPIRES=timedelta(minutes=15),
     JWT_REFRESH_TOKEN_EXPIRES=timedelta(days=30),
     JWT_COOKIE_CSRF_PROTECT=False,  # A claim that only tokens in cookies need.
-    MAX_CONTENT_LENGTH=64 * 1024,  # Room for the longest todo, 10,200 characters of up to 4 bytes, if none is escaped.
+    MAX_CONTENT_LENGTH=64
+    * 1024,  # Room for the longest todo, 10,200 characters of up to 4 bytes, if none is escaped.
     RESTFUL_JSON={"indent": None},  # One line for each answer, also in debug mode.
     PROVIDE_AUTOMATIC_OPTIONS=False,  # Flask would answer OPTIONS by itself, without JSON. Now it is a 405.
 )
-app.url_map.merge_slashes = False  # Werkzeug would redirect /user//alice with an HTML page. Now it is a 404.
+app.url_map.merge_slashes = (
+    False  # Werkzeug would redirect /user//alice with an HTML page. Now it is a 404.
+)
 db.init_app(app, os.environ.get("MONGODB_URI") or db.LOCAL_URI)
 
 
@@ -53,7 +58,9 @@ def http_error(error):
     before the defaults. Without the debugger a crash comes as a 500 too; Flask has logged its traceback by then."""
     default = CODES.get(error.code) or error.name.lower().replace(" ", "_")
     body = {"message": error.description, "error": default} | getattr(error, "data", {})
-    response = error.get_response()  # Has the headers that belong to it, such as the Allow of a 405.
+    response = (
+        error.get_response()
+    )  # Has the headers that belong to it, such as the Allow of a 405.
     response.data = json.dumps(body) + "\n"
     response.content_type = "application/json"
     if error.code == 401:
@@ -66,7 +73,9 @@ def database_error(error):
     """503: MongoDB is away, too slow, or refuses to serve us. The reason is for the log alone."""
     db.note_failure(error)
     app.logger.error("MongoDB: %s", error)
-    return http_error(ServiceUnavailable("The database is unavailable. Try again soon.", retry_after=2))
+    return http_error(
+        ServiceUnavailable("The database is unavailable. Try again soon.", retry_after=2)
+    )
 
 
 @app.before_request
@@ -78,7 +87,16 @@ def refuse_large_body():
 
 # Tokens.
 
-CLAIMS = {"sub": str, "jti": str, "sid": str, "type": str, "fresh": bool, "exp": int, "iat": int, "nbf": int}
+CLAIMS = {
+    "sub": str,
+    "jti": str,
+    "sid": str,
+    "type": str,
+    "fresh": bool,
+    "exp": int,
+    "iat": int,
+    "nbf": int,
+}
 
 
 class TokenManager(JWTManager):
@@ -88,7 +106,9 @@ class TokenManager(JWTManager):
         """The claims of a token. Raises what PyJWT raises, or JWTDecodeError where a claim is not as we write it."""
         # RFC 8725, 3.1: one fixed algorithm. `exp` is compared below, once it is known to be a number.
         options = {"verify_exp": False}
-        claims = decode(encoded_token, app.config["JWT_SECRET_KEY"], algorithms=["HS256"], options=options)
+        claims = decode(
+            encoded_token, app.config["JWT_SECRET_KEY"], algorithms=["HS256"], options=options
+        )
         if not (
             all(type(claims.get(name)) is kind for name, kind in CLAIMS.items())
             and claims["type"] in ("access", "refresh")
@@ -121,7 +141,9 @@ no_token = refusal("authorization_required", "Send a token: Authorization: Beare
 jwt.unauthorized_loader(no_token)
 jwt.invalid_token_loader(refusal("invalid_token", "This token is not valid here."))
 jwt.revoked_token_loader(refusal("token_revoked", "This session is over. Log in again."))
-jwt.needs_fresh_token_loader(refusal("fresh_token_required", "This request needs a fresh token. Log in again."))
+jwt.needs_fresh_token_loader(
+    refusal("fresh_token_required", "This request needs a fresh token. Log in again.")
+)
 # Not by the library's loaders: the first would be an invalid token there, the second wants the claims as well.
 app.register_error_handler(InvalidHeaderError, no_token)
 expired = refusal("token_expired", "This token has expired. Get a new one from /refresh or /login.")

@@ -13,9 +13,14 @@ class Blacklist:
     def add(self, revoked_id):
         """Revoke every token that carries this id, from now on."""
         # At `expires_at` the last token is past its `exp`: an access token that was refreshed at the very end.
-        lifetime = current_app.config["JWT_REFRESH_TOKEN_EXPIRES"] + current_app.config["JWT_ACCESS_TOKEN_EXPIRES"]
-        expires_at = datetime.datetime.now(datetime.timezone.utc) + lifetime
-        db.blacklist.update_one({"_id": revoked_id}, {"$set": {"expires_at": expires_at}}, upsert=True)
+        lifetime = (
+            current_app.config["JWT_REFRESH_TOKEN_EXPIRES"]
+            + current_app.config["JWT_ACCESS_TOKEN_EXPIRES"]
+        )
+        expires_at = datetime.datetime.now(datetime.UTC) + lifetime
+        db.blacklist.update_one(
+            {"_id": revoked_id}, {"$set": {"expires_at": expires_at}}, upsert=True
+        )
 
     def __contains__(self, ids):
         """Whether any of these ids is revoked. Asked on every request that carries a token: an answer kept for later

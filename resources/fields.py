@@ -18,7 +18,9 @@ def string(value, shortest=0, longest=None):
         raise ValueError("Must be a string.")
     if not shortest <= len(value) <= (longest or len(value)):
         raise ValueError(f"Must have {shortest} to {longest} characters.")
-    if re.search("[\ud800-\udfff]", value):  # JSON can spell half a character, which MongoDB cannot hold.
+    if re.search(
+        "[\ud800-\udfff]", value
+    ):  # JSON can spell half a character, which MongoDB cannot hold.
         raise ValueError("Must be valid Unicode, without lone surrogates.")
     return value
 
@@ -33,8 +35,12 @@ def boolean(value):
 def read_body(fields, required=()):
     """The fields of a JSON object or a form, checked. `fields` maps each name to its check, `required` names those
     that must be there. Aborts with 400, 413 or 415."""
-    if request.headers.get("Transfer-Encoding") and not request.environ.get("wsgi.input_terminated"):
-        abort(400, message="Send the body in one piece, with a Content-Length.")  # uWSGI would show it as empty.
+    if request.headers.get("Transfer-Encoding") and not request.environ.get(
+        "wsgi.input_terminated"
+    ):
+        abort(
+            400, message="Send the body in one piece, with a Content-Length."
+        )  # uWSGI would show it as empty.
     try:
         values = _values(request.get_data(), fields)
     except (ValueError, RecursionError):  # The latter is JSON nested thousands deep.
@@ -67,7 +73,9 @@ def _from_text(pairs, fields):
     values = {name: texts[0] if len(texts) == 1 else texts for name, texts in pairs.lists()}
     for name in values:
         if fields.get(name) is boolean:
-            values[name] = {"true": True, "false": False}.get(str(values[name]))  # str: a list cannot be looked up.
+            values[name] = {"true": True, "false": False}.get(
+                str(values[name])
+            )  # str: a list cannot be looked up.
     return values
 
 

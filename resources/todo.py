@@ -1,7 +1,7 @@
 """Todos: look-up, ownership and change are one atomic query, so nobody reaches anybody else's."""
 
 import re
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import partial
 from hmac import compare_digest
 from urllib.parse import urlencode
@@ -45,7 +45,9 @@ def one(operation, todo_id, *arguments, **options):
     """Do a PyMongo operation on the caller's todo with this id, and return the todo. Aborts with 404 where there is
     none, and in the same words where it is somebody else's."""
     valid = ObjectId.is_valid(todo_id)
-    todo = valid and operation({"_id": ObjectId(todo_id), "owner_id": owner_id()}, *arguments, **options)
+    todo = valid and operation(
+        {"_id": ObjectId(todo_id), "owner_id": owner_id()}, *arguments, **options
+    )
     return todo or abort(404, message="Todo not found.")
 
 
@@ -65,8 +67,15 @@ class Todo(Resource):
     @jwt_required()
     def put(self, todo_id):
         """Change the given fields, keep the others, answer with the todo. Access token. Aborts with 400 or 404."""
-        changes = read_body(FIELDS) or abort(400, message="Give at least one of name, description and done.")
-        todo = one(db.todos.find_one_and_update, todo_id, {"$set": changes}, return_document=ReturnDocument.AFTER)
+        changes = read_body(FIELDS) or abort(
+            400, message="Give at least one of name, description and done."
+        )
+        todo = one(
+            db.todos.find_one_and_update,
+            todo_id,
+            {"$set": changes},
+            return_document=ReturnDocument.AFTER,
+        )
         return represent(todo)
 
     @jwt_required()
@@ -86,7 +95,9 @@ def limit_field(value):
 def after_field(value):
     """Check where a page starts, and turn it into the query for what comes after it."""
     place = string(value).rpartition(".")[0]
-    if not compare_digest(sign(place), value.encode()):  # Signer's own check overlooks a change to the very last bits.
+    if not compare_digest(
+        sign(place), value.encode()
+    ):  # Signer's own check overlooks a change to the very last bits.
         raise ValueError("Must come from the next link of a page.")
     created_at, last_id = place.split("_")
     created_at, last_id = datetime.fromisoformat(created_at), ObjectId(last_id)
@@ -97,7 +108,9 @@ def after_field(value):
 
 def sign(place):
     """`place` and its signature, as bytes: nobody can make up an `after`, or use another user's."""
-    return Signer(current_app.config["JWT_SECRET_KEY"], salt="after " + get_jwt_identity()).sign(place)
+    return Signer(current_app.config["JWT_SECRET_KEY"], salt="after " + get_jwt_identity()).sign(
+        place
+    )
 
 
 class TodoList(Resource):
@@ -114,7 +127,10 @@ class TodoList(Resource):
         wanted = {"owner_id": owner_id(), **query.pop("after", {}), **query}
         # By time, then by id. Not by id alone: those that different processes make within a second are in no order.
         found = list(db.todos.find(wanted).sort([("created_at", 1), ("_id", 1)]).limit(limit + 1))
-        page, more = found[:limit], found[limit:]  # The one too many only tells that there is a next page.
+        page, more = (
+            found[:limit],
+            found[limit:],
+        )  # The one too many only tells that there is a next page.
         link = None
         if more:
             after = sign(f"{page[-1]['created_at'].isoformat()}_{page[-1]['_id']}")
@@ -125,7 +141,7 @@ class TodoList(Resource):
     def post(self):
         """Add a todo, answer 201 with it. Access token. Aborts with 400."""
         new = read_body(FIELDS, required=("name",))
-        now = datetime.now(timezone.utc).replace(tzinfo=None)  # As PyMongo gives it back.
+        now = datetime.now(UTC).replace(tzinfo=None)  # As PyMongo gives it back.
         todo = {"description": "", "done": False, **new, "owner_id": owner_id(), "created_at": now}
         db.todos.insert_one(todo)
         # The user may have been deleted since the token was checked. Then it is up to us to delete this one too.

@@ -8,7 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from bson import ObjectId
-from flask_jwt_extended import create_access_token, create_refresh_token, get_jwt, get_jwt_header, jwt_required
+from flask_jwt_extended import (
+    create_access_token,
+    create_refresh_token,
+    get_jwt,
+    get_jwt_header,
+    jwt_required,
+)
 from flask_jwt_extended.exceptions import RevokedTokenError
 from flask_restful import Resource, abort
 from passlib.context import CryptContext
@@ -21,11 +27,17 @@ from resources.fields import read_body, string
 # Argon2id with 19 MiB, 2 passes, 1 lane: the OWASP Password Storage Cheat Sheet. A hash that was made with other
 # figures is replaced at its user's next login, so these can be raised at any time.
 passwords = CryptContext(
-    ["argon2"], argon2__type="ID", argon2__memory_cost=19 * 1024, argon2__rounds=2, argon2__parallelism=1
+    ["argon2"],
+    argon2__type="ID",
+    argon2__memory_cost=19 * 1024,
+    argon2__rounds=2,
+    argon2__parallelism=1,
 )
 # One thread per process does all hashing: every thread that has hashed keeps its 19 MiB. At a lower priority, so that
 # those who only read are served in between; elsewhere than on Linux a priority is the whole process's.
-hashing = ThreadPoolExecutor(1, initializer=os.nice if sys.platform == "linux" else None, initargs=(5,))
+hashing = ThreadPoolExecutor(
+    1, initializer=os.nice if sys.platform == "linux" else None, initargs=(5,)
+)
 
 NO_STORE = {"Cache-Control": "no-store"}  # RFC 6749, 5.1: no cache may keep a token.
 
@@ -33,7 +45,9 @@ NO_STORE = {"Cache-Control": "no-store"}  # RFC 6749, 5.1: no cache may keep a t
 def username_field(value):
     """Check a new username: one that fits in a URL as it is."""
     if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9._-]{0,63}", string(value)):
-        raise ValueError("Must have 1 to 64 of the characters A-Z a-z 0-9 . _ -, the first a letter or digit.")
+        raise ValueError(
+            "Must have 1 to 64 of the characters A-Z a-z 0-9 . _ -, the first a letter or digit."
+        )
     return value
 
 
@@ -53,13 +67,19 @@ class UserRegister(Resource):
 
     def post(self):
         """Take `username` and `password`, answer 201. No token. Aborts with 400 or, where the name is taken, 409."""
-        new = read_body({"username": username_field, "password": password_field}, ("username", "password"))
+        new = read_body(
+            {"username": username_field, "password": password_field}, ("username", "password")
+        )
         new["password"] = hashing.submit(passwords.hash, new["password"]).result()
         try:
             db.users.insert_one(new)
         except DuplicateKeyError:
             abort(409, message="This username is taken.", error="username_taken")
-        return {"message": "User created successfully."}, 201, {"Location": f"/user/{new['username']}"}
+        return (
+            {"message": "User created successfully."},
+            201,
+            {"Location": f"/user/{new['username']}"},
+        )
 
 
 class User(Resource):
@@ -101,7 +121,9 @@ class UserLogin(Resource):
         # Cut, since passlib refuses to hash more than 4,096 characters; one too many is enough to be wrong.
         password = login["password"][: LONGEST_PASSWORD + 1]
         # Without a user, passlib hashes all the same: the time must not tell which names exist.
-        matches, new_hash = hashing.submit(passwords.verify_and_update, password, user and user["password"]).result()
+        matches, new_hash = hashing.submit(
+            passwords.verify_and_update, password, user and user["password"]
+        ).result()
         if not matches:  # One answer for both, for the same reason.
             abort(401, message="Wrong username or password.", error="invalid_credentials")
         if new_hash:
@@ -119,7 +141,9 @@ class TokenRefresh(Resource):
     def post(self):
         """Answer with an access token of the same session, not fresh. Refresh token."""
         claims = get_jwt()
-        access = create_access_token(claims["sub"], fresh=False, additional_claims={"sid": claims["sid"]})
+        access = create_access_token(
+            claims["sub"], fresh=False, additional_claims={"sid": claims["sid"]}
+        )
         return {"access_token": access}, 200, NO_STORE
 
 

@@ -33,16 +33,20 @@ import requests
 from bson import ObjectId
 from pymongo import MongoClient
 
-sys.path.insert(0, str(Path(__file__).parent.parent))  # For the app: Python looks beside this file only.
+sys.path.insert(
+    0, str(Path(__file__).parent.parent)
+)  # For the app: Python looks beside this file only.
 
-from conftest import ROOT, Mongod, Server, User, free_port, procfile_command, wait_for
+from helpers import ROOT, Mongod, Server, User, free_port, procfile_command, wait_for
 
 CONNECTIONS = 16
 HOW_TO_GET_WRK = """There is no wrk here, which makes the load.
   Debian, Ubuntu:  apt install wrk
   macOS:           brew install wrk
   Windows:         there is none; run this in WSL"""
-SETTINGS = dict(re.findall(r"^(processes|threads) = (\d+)$", (ROOT / "uwsgi.ini").read_text(), re.MULTILINE))
+SETTINGS = dict(
+    re.findall(r"^(processes|threads) = (\d+)$", (ROOT / "uwsgi.ini").read_text(), re.MULTILINE)
+)
 WORKERS, THREADS = int(SETTINGS["processes"]), int(SETTINGS["threads"])
 
 # `method`, `headers` and `calls` are put before this. The requests are made up before the load, not during it.
@@ -67,8 +71,12 @@ end
 def lua(method, token, calls):
     """The wrk script for an endpoint: sends the (path, body) pairs in `calls` in turn."""
     # A JSON string in plain ASCII is a Lua string too.
-    pairs = [f"{{{json.dumps(path)}, {json.dumps(body) if body else 'nil'}}}" for path, body in calls]
-    headers = ['["Content-Type"] = "application/json"'] + [f'["Authorization"] = "Bearer {token}"'] * bool(token)
+    pairs = [
+        f"{{{json.dumps(path)}, {json.dumps(body) if body else 'nil'}}}" for path, body in calls
+    ]
+    headers = ['["Content-Type"] = "application/json"'] + [
+        f'["Authorization"] = "Bearer {token}"'
+    ] * bool(token)
     return f'local method, headers, calls = "{method}", {{{", ".join(headers)}}}, {{{", ".join(pairs)}}}\n{LUA}'
 
 
@@ -81,7 +89,9 @@ def load(url, endpoint, seconds, connections=CONNECTIONS):
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         sys.exit(done.stdout)
-    time.sleep(0.5)  # wrk leaves before its last answers; the server should be done with them at the next load.
+    time.sleep(
+        0.5
+    )  # wrk leaves before its last answers; the server should be done with them at the next load.
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -89,7 +99,9 @@ def flawless(*arguments):
     """`load`, for figures to compare. Exits where there were errors, since failures can be fast."""
     result = load(*arguments)
     if result["errors"]:
-        sys.exit(f"\n{result['errors']} of {result['requests']} requests failed, so there is nothing to compare.")
+        sys.exit(
+            f"\n{result['errors']} of {result['requests']} requests failed, so there is nothing to compare."
+        )
     return result
 
 
@@ -131,7 +143,9 @@ class Caller(User):
 
     def endpoints(self):
         """What can be loaded: the name, then the method, the token and the (path, body) pairs to send in turn."""
-        access, refresh = self.login()  # New ones, since an access token may not last through all of the load.
+        access, refresh = (
+            self.login()
+        )  # New ones, since an access token may not last through all of the load.
         login = json.dumps({"username": self.name, "password": self.password})
         # Values that change: MongoDB does not write what is there already.
         changes = ['{"done": true}', '{"done": false}']
@@ -139,7 +153,11 @@ class Caller(User):
         return {
             "GET /todos?limit=20": ("GET", access, [("/todos?limit=20", None)]),
             "GET /todos/<id>": ("GET", access, [(f"/todos/{i}", None) for i in self.ids]),
-            "PUT /todos/<id>": ("PUT", access, [(f"/todos/{i}", change) for change in changes for i in self.ids]),
+            "PUT /todos/<id>": (
+                "PUT",
+                access,
+                [(f"/todos/{i}", change) for change in changes for i in self.ids],
+            ),
             "POST /todos": ("POST", access, [("/todos", todo)]),
             "POST /login": ("POST", None, [("/login", login)]),
             "POST /refresh": ("POST", refresh, [("/refresh", None)]),
@@ -200,7 +218,9 @@ def compare(name, first, second, rounds):
 
 def run_all(options):
     """The table, and what else is worth knowing of a server that has just been started."""
-    print(f"Python {platform.python_version()}, {os.cpu_count()} processors, {WORKERS} workers of {THREADS} threads,")
+    print(
+        f"Python {platform.python_version()}, {os.cpu_count()} processors, {WORKERS} workers of {THREADS} threads,"
+    )
     print(f"{CONNECTIONS} connections, {options.seconds} s for each endpoint")
     with Local() as local:
         started = time.perf_counter()
@@ -224,8 +244,12 @@ def memory_after_logins(pid, caller, seconds):
     if not children.exists():
         return "   n/a (only Linux tells what processes share)"
     # PSS counts what n processes share as 1/n for each.
-    files = [Path(f"/proc/{process}/smaps_rollup") for process in [pid, *children.read_text().split()]]
-    kib = sum(int(re.search(r"^Pss: +(\d+) kB", file.read_text(), re.MULTILINE)[1]) for file in files)
+    files = [
+        Path(f"/proc/{process}/smaps_rollup") for process in [pid, *children.read_text().split()]
+    ]
+    kib = sum(
+        int(re.search(r"^Pss: +(\d+) kB", file.read_text(), re.MULTILINE)[1]) for file in files
+    )
     return f"{kib * 1024 / 1e6:6.0f} MB in {len(files)} processes"
 
 
@@ -268,10 +292,25 @@ def run_floor(options):
 def serve_floor(local, file):
     """Start a WSGI file under uWSGI, with what matters of uwsgi.ini."""
     port = free_port()
-    command = ["uwsgi", "--wsgi-file", str(file.resolve()), "--need-app", "--http-socket", f"127.0.0.1:{port}"]
-    command += ["--master", "--enable-threads", "--disable-logging", "--add-header", "Connection: close"]
+    command = [
+        "uwsgi",
+        "--wsgi-file",
+        str(file.resolve()),
+        "--need-app",
+        "--http-socket",
+        f"127.0.0.1:{port}",
+    ]
+    command += [
+        "--master",
+        "--enable-threads",
+        "--disable-logging",
+        "--add-header",
+        "Connection: close",
+    ]
     command += ["--processes", str(WORKERS), "--threads", str(THREADS)]
-    floor = local.serve(command, local.mongod.uri + "?w=majority&journal=true", port)  # As in db.py.
+    floor = local.serve(
+        command, local.mongod.uri + "?w=majority&journal=true", port
+    )  # As in db.py.
     wait_for(lambda: floor.process.poll() or "spawned uWSGI worker" in floor.log.read_text())
     assert floor.process.poll() is None, floor.log.read_text()
     return floor
@@ -304,7 +343,12 @@ def run_growth(options):
     with Local() as local:
         small, big = grown(local, "small", 1000, every=1), grown(local, "big", 1_000_000, every=49)
         deep_page = ("GET", big.access, [(thousandth_page(big), None)])
-        in_small, in_big, page, todo = small.endpoints(), big.endpoints(), "GET /todos?limit=20", "GET /todos/<id>"
+        in_small, in_big, page, todo = (
+            small.endpoints(),
+            big.endpoints(),
+            "GET /todos?limit=20",
+            "GET /todos/<id>",
+        )
         print("time of an answer (p50, one connection), a million todos against a thousand")
         for name, first, second in [
             (f"{page}, first page", (big, in_big[page]), (small, in_small[page])),
@@ -312,7 +356,10 @@ def run_growth(options):
             ("the same, both among a million", (big, deep_page), (big, in_big[page])),
             (todo, (big, in_big[todo]), (small, in_small[todo])),
         ]:
-            sides = [(caller.api.url, endpoint, options.seconds, 1) for caller, endpoint in (first, second)]
+            sides = [
+                (caller.api.url, endpoint, options.seconds, 1)
+                for caller, endpoint in (first, second)
+            ]
             compare(name, *[partial(figure, "p50", *side) for side in sides], options.rounds)
 
 
@@ -329,7 +376,9 @@ def grown(local, database, total, every):
             client[database].todos.insert_many(new, ordered=False)
             print("." * (start % 50_000 == 0), end="", flush=True)
             caller.ids += [str(todo["_id"]) for todo in new if todo["owner_id"] == owner][::100]
-        client.admin.command("fsync")  # So that writing them to the disk is over before the measurement.
+        client.admin.command(
+            "fsync"
+        )  # So that writing them to the disk is over before the measurement.
     print()
     return caller
 
@@ -337,7 +386,13 @@ def grown(local, database, total, every):
 def document(number, owner):
     """A todo as the API stores it."""
     created_at = datetime(2026, 1, 1) + timedelta(seconds=number)
-    return {"owner_id": owner, "name": f"todo {number}", "description": "", "done": False, "created_at": created_at}
+    return {
+        "owner_id": owner,
+        "name": f"todo {number}",
+        "description": "",
+        "done": False,
+        "created_at": created_at,
+    }
 
 
 def thousandth_page(caller):
@@ -359,19 +414,35 @@ def run_url(options):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--url", help="load this instance, which must be yours")
     mode.add_argument("--floor", type=Path, metavar="FILE", help="compare with this WSGI file")
-    mode.add_argument("--growth", action="store_true", help="compare a million todos with a thousand")
+    mode.add_argument(
+        "--growth", action="store_true", help="compare a million todos with a thousand"
+    )
     parser.add_argument("--seconds", type=int, default=3, help="the length of each window (3)")
-    parser.add_argument("--rounds", type=int, default=5, help="how many pairs of windows to compare (5)")
-    parser.add_argument("--only", default="", metavar="TEXT", help="only the endpoints that contain this text")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="how many pairs of windows to compare (5)"
+    )
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="only the endpoints that contain this text"
+    )
     parser.add_argument("--chart", type=Path, metavar="FILE", default=ROOT / "tests/benchmark.svg")
     options = parser.parse_args()
     if not shutil.which("wrk"):
         sys.exit(HOW_TO_GET_WRK)
-    run = run_url if options.url else run_floor if options.floor else run_growth if options.growth else run_all
+    run = (
+        run_url
+        if options.url
+        else run_floor
+        if options.floor
+        else run_growth
+        if options.growth
+        else run_all
+    )
     if run(options) is False:
         sys.exit("Some requests failed.")
 

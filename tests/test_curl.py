@@ -6,38 +6,11 @@ import shutil
 import subprocess
 
 import pytest
-from conftest import CLEAN, ROOT
+from helpers import CLEAN, blocks, chapter, normalised
 
-pytestmark = pytest.mark.skipif(os.name == "nt" or not shutil.which("curl"), reason="needs bash and curl")
-
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-# What is new in each run.
-CHANGING = re.compile(
-    r"(?P<token>eyJ[\w.-]+)|(?<=after=)(?P<cursor>[\w.%-]+)"
-    r"|(?P<time>\d{4}-\d\d-\d\dT[\d:.]{12}Z)|(?P<id>\b[0-9a-f]{24}\b)"
+pytestmark = pytest.mark.skipif(
+    os.name == "nt" or not shutil.which("curl"), reason="needs bash and curl"
 )
-
-
-def chapter(title):
-    """The text of a chapter of the README."""
-    return re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL)[1]
-
-
-def blocks(text):
-    """Each block of commands that is followed by its output, as (commands, output)."""
-    return re.findall(r"```sh\n([^`]*)```\n\n```(?:json|text)\n([^`]*)```", text)
-
-
-def normalised(text):
-    """The text with ids and times numbered by their first appearance, so that the same id stays the same one."""
-    seen = {}
-
-    def name(match):
-        kind = match.lastgroup
-        # Tokens are never shown in full, so one looks like another.
-        return kind if kind == "token" else f"{kind}{seen.setdefault(match[0], len(seen))}"
-
-    return CHANGING.sub(name, text)
 
 
 def mismatches(text, url):

@@ -12,17 +12,12 @@ import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from conftest import CLEAN, ROOT, Server, User, assert_error, free_port, wait_for
+from helpers import CLEAN, ROOT, Server, User, assert_error, free_port, is_open, wait_for
 
 import db
 
 COMMAND = [sys.executable, "app.py"]
 posix = pytest.mark.skipif(os.name == "nt", reason="shell scripts and signals of Linux and macOS")
-
-
-def is_open(port):
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture
@@ -56,8 +51,13 @@ def test_starts_a_mongodb_serves_within_5_seconds_and_ends_it(no_mongodb, projec
     assert time.monotonic() - begin < 5
     try:
         User(server, "alice").add()
-        assert f"Started a MongoDB on 127.0.0.1:27017, data and log in {project / '.mongodb'}" in server.log.read_text()
-        size = sum(path.stat().st_size for path in (project / ".mongodb").rglob("*") if path.is_file())
+        assert (
+            f"Started a MongoDB on 127.0.0.1:27017, data and log in {project / '.mongodb'}"
+            in server.log.read_text()
+        )
+        size = sum(
+            path.stat().st_size for path in (project / ".mongodb").rglob("*") if path.is_file()
+        )
         assert size < 50_000_000
     finally:
         end(server)
@@ -66,7 +66,9 @@ def test_starts_a_mongodb_serves_within_5_seconds_and_ends_it(no_mongodb, projec
 
 @posix
 def test_ctrl_c_ends_everything_and_the_data_is_there_next_time(no_mongodb, project, tmp_path):
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # A background job inherits it as ignored.
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # A background job inherits it as ignored.
     server = start(project, tmp_path).wait()
     todo = User(server, "alice").add()
     os.killpg(server.process.pid, signal.SIGINT)  # As a terminal does: to the whole group.
@@ -74,7 +76,9 @@ def test_ctrl_c_ends_everything_and_the_data_is_there_next_time(no_mongodb, proj
     wait_for(lambda: not is_open(27017) and not is_open(server.port))
     server = start(project, tmp_path).wait()
     try:
-        login = server.post("/login", data={"username": "alice", "password": "correct horse battery staple"}).json()
+        login = server.post(
+            "/login", data={"username": "alice", "password": "correct horse battery staple"}
+        ).json()
         assert server.get("/todos", login["access_token"]).json()["todos"] == [todo]
     finally:
         end(server)
@@ -166,7 +170,9 @@ def test_mongodb_uri_is_used_where_it_is_set(mongod, database, project, tmp_path
 
 
 def test_development_server_says_the_same_as_production(mongod, api, project, tmp_path):
-    server = start(project, tmp_path, mongod.uri, JWT_SECRET_KEY="a secret for the tests, of at least 32 bytes").wait()
+    server = start(
+        project, tmp_path, mongod.uri, JWT_SECRET_KEY="a secret for the tests, of at least 32 bytes"
+    ).wait()
     try:
         alice = User(server, "alice")
         alice.add()
@@ -177,7 +183,10 @@ def test_development_server_says_the_same_as_production(mongod, api, project, tm
             ("PUT", "/todos/x"),
             ("GET", "/user/alice"),
         ]:
-            here, there = server.request(method, path, alice.access), api.request(method, path, alice.access)
+            here, there = (
+                server.request(method, path, alice.access),
+                api.request(method, path, alice.access),
+            )
             assert (here.status_code, here.text) == (there.status_code, there.text)
         assert_error(server.get("/todos"), 401, "authorization_required")
     finally:
@@ -190,7 +199,9 @@ def test_server_listens_on_this_machine_only(mongod, project, tmp_path):
     try:
         with socket.socket() as client, pytest.raises(OSError):
             client.settimeout(2)
-            client.connect((socket.gethostbyname("localhost").replace("127.0.0.1", "127.0.0.2"), server.port))
+            client.connect(
+                (socket.gethostbyname("localhost").replace("127.0.0.1", "127.0.0.2"), server.port)
+            )
     finally:
         end(server)
 
@@ -198,16 +209,24 @@ def test_server_listens_on_this_machine_only(mongod, project, tmp_path):
 @pytest.mark.parametrize("port", ["five", "-1", "70000", ""])
 def test_port_that_is_no_number_is_said(mongod, project, port):
     environment = CLEAN | {"MONGODB_URI": mongod.uri, "PORT": port}
-    done = subprocess.run(COMMAND, cwd=project, env=environment, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(
+        COMMAND, cwd=project, env=environment, capture_output=True, text=True, timeout=30
+    )
     assert done.returncode != 0
     assert "PORT" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_malformed_mongodb_uri_is_said(project):
     environment = CLEAN | {"MONGODB_URI": "mongodb://alice:hunter@2/hunter2@localhost/test"}
-    done = subprocess.run(COMMAND, cwd=project, env=environment, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(
+        COMMAND, cwd=project, env=environment, capture_output=True, text=True, timeout=30
+    )
     assert done.returncode == 1
-    assert done.stderr.startswith("MONGODB_URI") and done.stderr.count("\n") == 1 and "hunter" not in done.stderr
+    assert (
+        done.stderr.startswith("MONGODB_URI")
+        and done.stderr.count("\n") == 1
+        and "hunter" not in done.stderr
+    )
 
 
 @pytest.mark.slow
@@ -217,12 +236,21 @@ def test_secret_is_new_for_each_start(mongod, api, project, tmp_path):
         server = start(project, tmp_path, mongod.uri).wait()
         try:
             tokens.append(User(server, f"user{len(tokens)}").access)
-            assert_error(api.get("/todos", tokens[-1]), 401, "invalid_token")  # Another secret than production's.
-            assert_error(server.get("/todos", tokens[0]), 401, "invalid_token") if len(tokens) == 2 else None
+            assert_error(
+                api.get("/todos", tokens[-1]), 401, "invalid_token"
+            )  # Another secret than production's.
+            assert_error(server.get("/todos", tokens[0]), 401, "invalid_token") if len(
+                tokens
+            ) == 2 else None
         finally:
             end(server)
 
 
 def test_no_secret_stands_in_the_code():
-    code = "".join(path.read_text() for path in [*ROOT.glob("*.py"), *ROOT.glob("resources/*.py"), ROOT / "uwsgi.ini"])
-    assert not re.search(r"""(secret|password|key)\w*["']?\s*[=:]\s*["'][^"']{6,}["']""", code, re.IGNORECASE)
+    code = "".join(
+        path.read_text()
+        for path in [*ROOT.glob("*.py"), *ROOT.glob("resources/*.py"), ROOT / "uwsgi.ini"]
+    )
+    assert not re.search(
+        r"""(secret|password|key)\w*["']?\s*[=:]\s*["'][^"']{6,}["']""", code, re.IGNORECASE
+    )

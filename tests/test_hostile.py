@@ -6,41 +6,57 @@ from urllib.parse import quote
 
 import pytest
 import requests
-from conftest import User
+from helpers import ROUTES, User
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from test_requests import ROUTES
 
 CODES = {
     200: {None},
     201: {None},
     400: {"bad_request"},
-    401: {"authorization_required", "invalid_token", "token_revoked", "fresh_token_required", "invalid_credentials"},
+    401: {
+        "authorization_required",
+        "invalid_token",
+        "token_revoked",
+        "fresh_token_required",
+        "invalid_credentials",
+    },
     404: {"not_found"},
     405: {"method_not_allowed"},
     409: {"username_taken"},
     413: {"request_too_large"},
     415: {"unsupported_media_type"},
 }
-FIELDS = st.sampled_from(["username", "password", "name", "description", "done", "id", "$set", "name.x", ""])
+FIELDS = st.sampled_from(
+    ["username", "password", "name", "description", "done", "id", "$set", "name.x", ""]
+)
 ODD_TEXT = st.sampled_from(
     ["", " ", "\x00", "\ud800", "$ne", "a" * 70, "x" * 11_000, "true", "alice", "0" * 24, "\u202e"]
 )
 TEXT = ODD_TEXT | st.text(max_size=20)
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | TEXT
 JSON = st.recursive(
-    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(FIELDS | TEXT, inner, max_size=3)
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(FIELDS | TEXT, inner, max_size=3),
 )
 OBJECT = st.dictionaries(FIELDS | TEXT, LEAVES | JSON, max_size=5)
 GOOD = st.fixed_dictionaries(
-    {"name": st.text(min_size=1, max_size=9)}, optional={"description": st.text(max_size=9), "done": st.booleans()}
+    {"name": st.text(min_size=1, max_size=9)},
+    optional={"description": st.text(max_size=9), "done": st.booleans()},
 )
 
 
 PAIRS = st.lists(
-    st.tuples(FIELDS | st.text(max_size=5), st.text(max_size=20) | st.sampled_from(["true", "%ff", "%00"])), max_size=5
+    st.tuples(
+        FIELDS | st.text(max_size=5), st.text(max_size=20) | st.sampled_from(["true", "%ff", "%00"])
+    ),
+    max_size=5,
 )
-FORMS = PAIRS.map(lambda pairs: "&".join(f"{quote(name)}={value}" for name, value in pairs).encode("utf-8", "replace"))
+FORMS = PAIRS.map(
+    lambda pairs: "&".join(f"{quote(name)}={value}" for name, value in pairs).encode(
+        "utf-8", "replace"
+    )
+)
 DEEP = st.sampled_from(
     [
         b"[" * 9000,
@@ -86,7 +102,21 @@ QUERIES = st.lists(
     max_size=3,
 ).map(lambda pairs: "&".join(f"{name}={value}" for name, value in pairs))
 METHODS = st.sampled_from(
-    ["GET", "POST", "PUT", "DELETE", "GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE", "BREW"]
+    [
+        "GET",
+        "POST",
+        "PUT",
+        "DELETE",
+        "GET",
+        "POST",
+        "PUT",
+        "DELETE",
+        "PATCH",
+        "HEAD",
+        "OPTIONS",
+        "TRACE",
+        "BREW",
+    ]
 )
 # Mostly what there is, since what there is not gets no further than the URL map.
 TARGETS = st.one_of(*3 * [st.sampled_from(ROUTES)], st.tuples(METHODS, PATHS))
@@ -107,7 +137,8 @@ HEADERS = st.dictionaries(
     max_size=2,
 )
 TOKENS = st.one_of(
-    *4 * [st.sampled_from(["access", "access", "refresh", None])], st.text(alphabet=string.printable[:94], max_size=30)
+    *4 * [st.sampled_from(["access", "access", "refresh", None])],
+    st.text(alphabet=string.printable[:94], max_size=30),
 )
 
 
@@ -134,7 +165,9 @@ def attack(api, examples):
         max_examples=examples,
         deadline=None,
         database=None,
-        phases=[Phase.generate],  # Shrinking would send thousands more; the failing request is shown as it is.
+        phases=[
+            Phase.generate
+        ],  # Shrinking would send thousands more; the failing request is shown as it is.
         suppress_health_check=list(HealthCheck),
     )
     @given(TARGETS, QUERIES, BODIES, HEADERS, TOKENS)

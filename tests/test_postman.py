@@ -1,6 +1,5 @@
 """The Postman collection: it runs green, it can fail, and it has all that the API has."""
 
-import ast
 import json
 import re
 import shutil
@@ -8,15 +7,23 @@ import subprocess
 import sys
 
 import pytest
-from conftest import CLEAN, ROOT, Server, User, procfile_command
-from test_curl import README, normalised
-from werkzeug.exceptions import HTTPException, default_exceptions
+from helpers import (
+    CLEAN,
+    COLLECTION,
+    PATH,
+    README,
+    REQUESTS,
+    ROOT,
+    Server,
+    User,
+    error_codes,
+    normalised,
+    procfile_command,
+    served,
+)
 
-from app import app, http_error
+from app import app
 
-PATH = ROOT / "tests" / "todo-api.postman_collection.json"
-COLLECTION = json.loads(PATH.read_text(encoding="utf-8"))
-REQUESTS = [request for folder in COLLECTION["item"] for request in folder["item"]]
 NPX = shutil.which("npx", path=CLEAN["PATH"])
 needs_npx = pytest.mark.skipif(not NPX, reason="newman needs npx, which comes with Node.js")
 
@@ -25,12 +32,6 @@ NOT_TO_BE_PROVOKED = {
     "database_unavailable": "takes a MongoDB that is away",
     "token_expired": "takes a wait of 15 minutes, or the server's secret",
 }
-# The codes of errors that name none, with their statuses.
-DEFAULTS = {
-    json.loads(http_error(default_exceptions[status]()).data)["error"]: status
-    for status in (400, 404, 405, 413, 415, 500, 503)
-}
-
 DEVELOPMENT = pytest.param([sys.executable, "app.py"], id="development", marks=pytest.mark.slow)
 
 
@@ -44,11 +45,25 @@ def each_server(request, mongod, database, tmp_path):
 
 def newman(url, tmp_path, collection=PATH):
     """Run a collection with the command of the README; return the process and newman's report."""
-    command = re.search(r"^npx (.* run) \S+$", README, re.MULTILINE)[1].split()  # Names the version, once.
+    command = re.search(r"^npx (.* run) \S+$", README, re.MULTILINE)[
+        1
+    ].split()  # Names the version, once.
     report = tmp_path / "report.json"
-    options = ["--env-var", f"url={url}", "--reporters", "cli,json", "--reporter-json-export", report]
+    options = [
+        "--env-var",
+        f"url={url}",
+        "--reporters",
+        "cli,json",
+        "--reporter-json-export",
+        report,
+    ]
     done = subprocess.run(
-        [NPX, *command, collection, *options], cwd=ROOT, env=CLEAN, capture_output=True, encoding="utf-8", timeout=300
+        [NPX, *command, collection, *options],
+        cwd=ROOT,
+        env=CLEAN,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
     )
     assert report.exists(), done.stdout + done.stderr
     return done, json.loads(report.read_text(encoding="utf-8"))["run"]
@@ -62,7 +77,9 @@ def test_runs_green_twice_and_leaves_the_database_as_it_was(each_server, databas
     for _ in range(2):
         done, run = newman(each_server.url, tmp_path)
         assert done.returncode == 0 and not run["failures"], done.stdout
-        assert [execution["item"]["name"] for execution in run["executions"]] == [item["name"] for item in REQUESTS]
+        assert [execution["item"]["name"] for execution in run["executions"]] == [
+            item["name"] for item in REQUESTS
+        ]
         for execution, item in zip(run["executions"], REQUESTS):
             kinds = {check["assertion"].split(":")[0] for check in execution["assertions"]}
             assert kinds == {"status", "headers", "body"}, item["name"]
@@ -80,7 +97,10 @@ def stored(database):
 def assert_example_is_what_came(item, response):
     """The answer that is saved with a request is the one that came, but for what is new each time."""
     [example] = item["response"]
-    assert (example["code"], example["status"].upper()) == (response["code"], response["status"].upper())
+    assert (example["code"], example["status"].upper()) == (
+        response["code"],
+        response["status"].upper(),
+    )
     came = json.loads(bytes(response["stream"]["data"]))
     assert comparable(json.loads(example["body"])) == comparable(came), item["name"]
 
@@ -110,17 +130,14 @@ def test_assertion_that_does_not_hold_fails_the_run(api, tmp_path, kind, right, 
 
 def test_has_every_method_of_every_resource():
     adapter = app.url_map.bind("")
-    there = {(rule.endpoint, method) for rule in app.url_map.iter_rules() for method in rule.methods - {"HEAD"}}
-    assert {served(adapter, item) for item in REQUESTS if item["response"][0]["code"] < 300} - {None} == there
-
-
-def served(adapter, item):
-    """The endpoint that answers a request, and its method. None where the URL is made by a script."""
-    path = item["request"]["url"].removeprefix("{{url}}").split("?")[0]
-    try:
-        return adapter.match(re.sub(r"{{\w+}}", "x", path), item["request"]["method"])[0], item["request"]["method"]
-    except HTTPException:
-        return None
+    there = {
+        (rule.endpoint, method)
+        for rule in app.url_map.iter_rules()
+        for method in rule.methods - {"HEAD"}
+    }
+    assert {served(adapter, item) for item in REQUESTS if item["response"][0]["code"] < 300} - {
+        None
+    } == there
 
 
 def test_has_every_error_code_that_a_client_can_provoke():
@@ -129,20 +146,11 @@ def test_has_every_error_code_that_a_client_can_provoke():
     assert provoked | NOT_TO_BE_PROVOKED.keys() == error_codes()
 
 
-def error_codes():
-    """All codes of the app: the defaults, `error="..."` anywhere in its source, and the first argument of `refusal`."""
-    codes = set(DEFAULTS)
-    for path in [ROOT / "app.py", *(ROOT / "resources").glob("*.py")]:
-        calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
-        given = [keyword.value for call in calls for keyword in call.keywords if keyword.arg == "error"]
-        given += [call.args[0] for call in calls if getattr(call.func, "id", None) == "refusal"]
-        codes |= {node.value for node in given if isinstance(node, ast.Constant)}
-    return codes
-
-
 def test_needs_nothing_but_the_url():
     text = PATH.read_text(encoding="utf-8")
-    used = set(re.findall(r"{{(\w+)}}", text)) | set(re.findall(r'collectionVariables\.\w+\(\\"(\w+)', text))
+    used = set(re.findall(r"{{(\w+)}}", text)) | set(
+        re.findall(r'collectionVariables\.\w+\(\\"(\w+)', text)
+    )
     variables = {variable["key"]: variable["value"] for variable in COLLECTION["variable"]}
     assert used - {"too_much"} == variables.keys()  # Its script sets that one for a single request.
     assert variables["url"] == "http://127.0.0.1:5000"
@@ -151,7 +159,10 @@ def test_needs_nothing_but_the_url():
 
 def test_every_request_is_described():
     assert all(item["request"]["description"] for item in REQUESTS)
-    assert COLLECTION["info"]["schema"] == "https://schema.getpostman.com/json/collection/v2.1.0/collection.json"
+    assert (
+        COLLECTION["info"]["schema"]
+        == "https://schema.getpostman.com/json/collection/v2.1.0/collection.json"
+    )
 
 
 def test_holds_no_token():

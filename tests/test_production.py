@@ -2,7 +2,6 @@
 
 import contextlib
 import http.client
-import json
 import os
 import re
 import shutil
@@ -10,7 +9,6 @@ import signal
 import socket
 import statistics
 import subprocess
-import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -18,46 +16,29 @@ from concurrent.futures import ThreadPoolExecutor
 import jwt
 import pytest
 import requests
-from conftest import (
+from helpers import (
     CLEAN,
     PASSWORD,
     ROOT,
     SECRET,
-    Mongod,
-    Server,
+    Load,
     User,
     assert_error,
+    at_once,
     free_port,
+    is_open,
     procfile_command,
+    report,
+    stats,
+    timed,
     wait_for,
+    with_stats,
 )
 from pymongo import MongoClient
-from test_development import is_open
 
-pytestmark = pytest.mark.skipif(not shutil.which("uwsgi", path=CLEAN["PATH"]), reason="there is no uWSGI here")
-
-
-@pytest.fixture
-def start(tmp_path):
-    """Start any number of production servers; they end with the test."""
-    servers = []
-
-    def start(uri, wait=True, options=(), **settings):
-        server = Server([*procfile_command(), *options], tmp_path / f"log{len(servers)}", uri, **settings)
-        servers.append(server)
-        return server.wait() if wait else server
-
-    yield start
-    for server in servers:
-        server.kill()
-
-
-@pytest.fixture
-def own_mongod(tmp_path):
-    """A MongoDB of the test's own, to be killed."""
-    mongod = Mongod(tmp_path / "mongod")
-    yield mongod
-    mongod.kill()
+pytestmark = pytest.mark.skipif(
+    not shutil.which("uwsgi", path=CLEAN["PATH"]), reason="there is no uWSGI here"
+)
 
 
 def test_serves_the_main_flow(mongod, database, start):
@@ -65,7 +46,10 @@ def test_serves_the_main_flow(mongod, database, start):
     alice = User(server, "alice")
     todo = alice.add()
     assert server.get("/todos", alice.access).json()["todos"] == [todo]
-    assert server.put(f"/todos/{todo['id']}", alice.access, json={"done": True}).json() == {**todo, "done": True}
+    assert server.put(f"/todos/{todo['id']}", alice.access, json={"done": True}).json() == {
+        **todo,
+        "done": True,
+    }
     assert server.delete(f"/todos/{todo['id']}", alice.access).status_code == 200
     assert server.post("/logout", alice.access).status_code == 200
     assert server.get("/todos", alice.access).status_code == 401
@@ -101,7 +85,9 @@ GOOD = {"JWT_SECRET_KEY": SECRET, "MONGODB_URI": "mongodb://127.0.0.1:1/test"}
 def test_bad_settings_end_the_process_with_one_line_that_names_them(wrong, name):
     settings = {"PORT": str(free_port())} | GOOD | wrong
     environment = CLEAN | {key: value for key, value in settings.items() if value is not None}
-    done = subprocess.run(procfile_command(), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(
+        procfile_command(), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=20
+    )
     assert done.returncode != 0
     output = done.stdout + done.stderr
     lines = [line for line in output.splitlines() if name in line]
@@ -109,7 +95,9 @@ def test_bad_settings_end_the_process_with_one_line_that_names_them(wrong, name)
     assert "Traceback" not in output and "spawned" not in output and "hunter" not in output
 
 
-@pytest.mark.parametrize("ending", ["", "/", "/?w=0", "/?w=1&journal=false&readPreference=secondary&retryWrites=false"])
+@pytest.mark.parametrize(
+    "ending", ["", "/", "/?w=0", "/?w=1&journal=false&readPreference=secondary&retryWrites=false"]
+)
 def test_uri_without_a_database_name_means_todolistapp(mongod, start, ending):
     server = start(f"mongodb://127.0.0.1:{mongod.port}{ending}")
     name = f"user{free_port()}"
@@ -140,29 +128,11 @@ def test_password_is_neither_stored_nor_logged(mongod, database, start):
 # Many workers, many dynos
 
 
-def stats(server):
-    """What uWSGI says about itself on the stats socket that `with_stats` asks for."""
-    with socket.create_connection(("127.0.0.1", server.stats_port)) as connection:
-        return json.loads(b"".join(iter(lambda: connection.recv(65536), b"")))
-
-
-def with_stats(start, uri, **settings):
-    """Start a server that also tells which worker answered how many requests."""
-    port = free_port()
-    server = start(uri, options=["--stats", f"127.0.0.1:{port}"], **settings)
-    server.stats_port = port
-    return server
-
-
-def at_once(count, function, *arguments):
-    """Call a function from many threads at once; return the results."""
-    with ThreadPoolExecutor(count) as pool:
-        return [future.result() for future in [pool.submit(function, *arguments) for _ in range(count)]]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["logout", "deletion"])
-def test_session_is_over_at_once_for_all_workers_and_dynos_and_after_restarts(own_mongod, start, how):
+def test_session_is_over_at_once_for_all_workers_and_dynos_and_after_restarts(
+    own_mongod, start, how
+):
     dynos = [with_stats(start, own_mongod.uri, WEB_CONCURRENCY="4") for _ in range(2)]
     alice, bob = User(dynos[0], "alice"), User(dynos[0], "bob")
     refreshed = dynos[1].post("/refresh", alice.refresh).json()["access_token"]
@@ -173,7 +143,9 @@ def test_session_is_over_at_once_for_all_workers_and_dynos_and_after_restarts(ow
         assert dynos[0].delete("/user/alice", alice.access).status_code == 200
     for again in range(2):
         for dyno in dynos:
-            before = Counter({worker["id"]: worker["requests"] for worker in stats(dyno)["workers"]})
+            before = Counter(
+                {worker["id"]: worker["requests"] for worker in stats(dyno)["workers"]}
+            )
             answers = Counter()
             answered_by = set()
             while len(answered_by) < 4:  # Usually the first 100 requests reach all workers.
@@ -185,10 +157,14 @@ def test_session_is_over_at_once_for_all_workers_and_dynos_and_after_restarts(ow
                 ]:
                     for answer in at_once(25, dyno.request, method, path, token):
                         answers[answer.status_code, answer.json()["error"]] += 1
-                after = Counter({worker["id"]: worker["requests"] for worker in stats(dyno)["workers"]})
+                after = Counter(
+                    {worker["id"]: worker["requests"] for worker in stats(dyno)["workers"]}
+                )
                 answered_by |= set(after - before)
             assert answers.keys() == {(401, "token_revoked")} and answers.total() >= 100
-            assert {answer.status_code for answer in at_once(20, dyno.get, "/todos", other)} == {200}
+            assert {answer.status_code for answer in at_once(20, dyno.get, "/todos", other)} == {
+                200
+            }
         if not again:
             for dyno in dynos:
                 dyno.stop()
@@ -197,13 +173,17 @@ def test_session_is_over_at_once_for_all_workers_and_dynos_and_after_restarts(ow
 
 @pytest.mark.slow
 def test_deletion_that_the_database_did_not_survive_is_finished_by_a_repeat(own_mongod, start):
-    server = start(own_mongod.uri, WEB_CONCURRENCY="1")  # When one of two answers again, the other may still refuse.
+    server = start(
+        own_mongod.uri, WEB_CONCURRENCY="1"
+    )  # When one of two answers again, the other may still refuse.
     alice = User(server, "alice")
     with MongoClient(own_mongod.uri) as client:
         database = client.get_default_database()
         owner_id = database.users.find_one()["_id"]
         # So many that deleting them takes longer than it takes to notice.
-        database.todos.insert_many([{"owner_id": owner_id, "created_at": None} for _ in range(100_000)])
+        database.todos.insert_many(
+            [{"owner_id": owner_id, "created_at": None} for _ in range(100_000)]
+        )
         with ThreadPoolExecutor() as pool:
             deletion = pool.submit(server.delete, "/user/alice", alice.access)
             wait_for(lambda: database.blacklist.find_one({"_id": alice.id}))
@@ -224,7 +204,10 @@ def test_todos_that_are_added_while_their_user_is_deleted_are_gone_too(own_mongo
     added = 0
     for number in range(15):
         user = User(server, f"user{number}")
-        with Load(lambda *_: server.post("/todos", user.access, json={"name": "x"}).status_code, clients=12) as load:
+        with Load(
+            lambda *_: server.post("/todos", user.access, json={"name": "x"}).status_code,
+            clients=12,
+        ) as load:
             load.wait_for(20)
             assert server.delete(f"/user/{user.name}", user.access).status_code == 200
         added += sum(1 for result in load.results if result[2] == 201)
@@ -236,48 +219,18 @@ def test_todos_that_are_added_while_their_user_is_deleted_are_gone_too(own_mongo
 
 @pytest.mark.slow
 def test_of_100_simultaneous_registrations_one_succeeds_also_without_indexes(own_mongod, start):
-    server = start(own_mongod.uri, WEB_CONCURRENCY="4")  # Nothing has been asked of the database yet.
-    answers = at_once(100, lambda: server.post("/register", json={"username": "alice", "password": PASSWORD}))
+    server = start(
+        own_mongod.uri, WEB_CONCURRENCY="4"
+    )  # Nothing has been asked of the database yet.
+    answers = at_once(
+        100, lambda: server.post("/register", json={"username": "alice", "password": PASSWORD})
+    )
     assert Counter(answer.status_code for answer in answers) == {201: 1, 409: 99}
     with MongoClient(own_mongod.uri) as client:
         assert client.get_default_database().users.count_documents({}) == 1
 
 
 # Faults
-
-
-class Load:
-    """Clients that send one request after another until the block ends. `results` holds (begin, end, status, ...)."""
-
-    def __init__(self, send, clients=8):
-        self.send, self.results, self.going = send, [], True
-        self.threads = [threading.Thread(target=self.run, args=(number,)) for number in range(clients)]
-
-    def run(self, number):
-        while self.going:
-            begin = time.monotonic()
-            try:
-                status = self.send(number, len(self.results))
-            except requests.ConnectionError:
-                status = None
-            self.results.append((begin, time.monotonic(), status))
-            if status is None:
-                time.sleep(0.01)  # The server may be gone: do not spin.
-
-    def __enter__(self):
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.going = False
-        for thread in self.threads:
-            thread.join()
-
-    def wait_for(self, count):
-        """Wait until so many more requests have succeeded."""
-        begin = sum(1 for result in self.results if result[2] in (200, 201))
-        wait_for(lambda: sum(1 for result in self.results if result[2] in (200, 201)) >= begin + count)
 
 
 @pytest.mark.slow
@@ -288,17 +241,14 @@ def test_killed_worker_is_replaced_and_only_its_own_requests_fail(own_mongod, st
     with Load(lambda *_: server.get("/todos", alice.access).status_code, clients=16) as load:
         load.wait_for(200)
         os.kill(killed, signal.SIGKILL)
-        wait_for(lambda: {worker["pid"] for worker in stats(server)["workers"]}.isdisjoint({killed, 0}))
+        wait_for(
+            lambda: {worker["pid"] for worker in stats(server)["workers"]}.isdisjoint({killed, 0})
+        )
         load.wait_for(500)
     failed = [result for result in load.results if result[2] != 200]
     assert len(failed) <= 6, failed  # The threads of one worker.
     assert all(status is None for _, _, status in failed)
     report(requests=len(load.results), failed=len(failed))
-
-
-def report(**figures):
-    """Print figures; `python -m pytest -s` shows them."""
-    print("\n   ", os.environ.get("PYTEST_CURRENT_TEST", "").split("::")[-1].split(" ")[0], figures)
 
 
 @pytest.mark.slow
@@ -354,9 +304,15 @@ def every_route(server, alice):
 @pytest.mark.parametrize("fault", ["killed", pytest.param("stalled", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("workers", "threads"),
-    [("2", None), pytest.param("1", "1", marks=pytest.mark.slow), pytest.param("4", "6", marks=pytest.mark.slow)],
+    [
+        ("2", None),
+        pytest.param("1", "1", marks=pytest.mark.slow),
+        pytest.param("4", "6", marks=pytest.mark.slow),
+    ],
 )
-def test_database_that_is_away_is_a_503_in_time_and_comes_back(own_mongod, start, fault, workers, threads):
+def test_database_that_is_away_is_a_503_in_time_and_comes_back(
+    own_mongod, start, fault, workers, threads
+):
     options = ["--threads", threads] if threads else []
     server = start(own_mongod.uri, options=options, WEB_CONCURRENCY=workers)
     alice = User(server, "alice")
@@ -390,30 +346,37 @@ def test_database_that_is_away_is_a_503_in_time_and_comes_back(own_mongod, start
     report(slowest=round(slowest, 2), back_after=round(time.monotonic() - back, 2))
 
 
-def timed(send):
-    """Send something; return the seconds that it took, and the answer."""
-    begin = time.monotonic()
-    answer = send()
-    return time.monotonic() - begin, answer
-
-
 @pytest.mark.slow
 def test_starts_without_a_database_and_has_its_indexes_when_it_comes(own_mongod, start):
     own_mongod.kill()
     server = start(own_mongod.uri)
     assert_error(
-        server.post("/register", json={"username": "alice", "password": PASSWORD}), 503, "database_unavailable"
+        server.post("/register", json={"username": "alice", "password": PASSWORD}),
+        503,
+        "database_unavailable",
     )
     own_mongod.start()
-    wait_for(lambda: server.post("/register", json={"username": "alice", "password": PASSWORD}).status_code == 201, 5)
+    wait_for(
+        lambda: (
+            server.post("/register", json={"username": "alice", "password": PASSWORD}).status_code
+            == 201
+        ),
+        5,
+    )
     with MongoClient(own_mongod.uri) as client:
         assert len(client.get_default_database().users.index_information()) == 2
 
 
 def alive(group):
     """The processes of a process group."""
-    listed = subprocess.run(["ps", "-A", "-o", "pgid=,stat=,pid="], capture_output=True, text=True).stdout
-    return [line for line in listed.splitlines() if line.split()[0] == str(group) and "Z" not in line.split()[1]]
+    listed = subprocess.run(
+        ["ps", "-A", "-o", "pgid=,stat=,pid="], capture_output=True, text=True
+    ).stdout
+    return [
+        line
+        for line in listed.splitlines()
+        if line.split()[0] == str(group) and "Z" not in line.split()[1]
+    ]
 
 
 def test_sigterm_answers_what_is_in_flight_and_leaves_nothing(own_mongod, start):
@@ -429,7 +392,11 @@ def test_sigterm_answers_what_is_in_flight_and_leaves_nothing(own_mongod, start)
         server.process.terminate()
         server.process.wait(10)
         took = time.monotonic() - begin
-    in_flight = [status for started, ended, status in load.results if started < begin - 0.05 and ended > begin]
+    in_flight = [
+        status
+        for started, ended, status in load.results
+        if started < begin - 0.05 and ended > begin
+    ]
     assert in_flight and set(in_flight) == {201}
     wait_for(lambda: not alive(server.process.pid))
     with pytest.raises(requests.ConnectionError):
@@ -481,7 +448,9 @@ def test_unknown_name_takes_as_long_as_a_known_one(own_mongod, start):
     times = {"alice": [], "nobody": []}
     for _ in range(50):  # In turns, so that both see the same weather.
         for name, spent in times.items():
-            seconds, answer = timed(lambda: server.post("/login", json={"username": name, "password": "wrong one"}))
+            seconds, answer = timed(
+                lambda: server.post("/login", json={"username": name, "password": "wrong one"})
+            )
             assert_error(answer, 401, "invalid_credentials")
             spent.append(seconds)
     known, unknown = statistics.median(times["alice"]), statistics.median(times["nobody"])
@@ -497,22 +466,38 @@ def test_log_and_answers_hold_no_secret(own_mongod, start):
     own_mongod.kill()
     answers += [send() for send in every_route(server, alice)]
     own_mongod.start()
-    wait_for(lambda: server.post("/login", json={"username": "alice", "password": PASSWORD}).status_code == 200)
+    wait_for(
+        lambda: (
+            server.post("/login", json={"username": "alice", "password": PASSWORD}).status_code
+            == 200
+        )
+    )
     answers += [send() for send in every_route(server, alice)] + [
         server.get("/nowhere"),
         server.post("/todos", "x.y.z"),
     ]
     with MongoClient(own_mongod.uri) as client:
-        client.get_default_database().users.insert_one({"username": "broken", "password": "no hash"})
+        client.get_default_database().users.insert_one(
+            {"username": "broken", "password": "no hash"}
+        )
     broken = server.post("/login", json={"username": "broken", "password": PASSWORD})
     assert_error(broken, 500, "internal_error")  # A crash: logged with its traceback, told without.
     log = server.log.read_text()
     assert "Traceback" in log and "UnknownHashError" in log
-    for secret in (PASSWORD, SECRET, alice.access, alice.refresh, alice.access.split(".")[2], "$argon2", "no hash"):
+    for secret in (
+        PASSWORD,
+        SECRET,
+        alice.access,
+        alice.refresh,
+        alice.access.split(".")[2],
+        "$argon2",
+        "no hash",
+    ):
         assert secret not in log
     for answer in [*answers, broken]:
         assert not re.search(
-            "Traceback|pymongo|passlib|argon2|127\\.0\\.0\\.1|Werkzeug|werkzeug", answer.text + str(answer.headers)
+            "Traceback|pymongo|passlib|argon2|127\\.0\\.0\\.1|Werkzeug|werkzeug",
+            answer.text + str(answer.headers),
         )
         assert "Server" not in answer.headers
 
@@ -525,8 +510,14 @@ def test_there_is_no_debugger(api):
 def test_starts_without_warnings(own_mongod, start):
     server = start(own_mongod.uri)
     User(server, "alice")
-    lines = [line for line in server.log.read_text().splitlines() if re.search("warn|error|!!!", line, re.IGNORECASE)]
-    assert [line for line in lines if "running uWSGI as root" not in line] == []  # Nobody is root on Heroku.
+    lines = [
+        line
+        for line in server.log.read_text().splitlines()
+        if re.search("warn|error|!!!", line, re.IGNORECASE)
+    ]
+    assert [
+        line for line in lines if "running uWSGI as root" not in line
+    ] == []  # Nobody is root on Heroku.
 
 
 def test_every_setting_of_uwsgi_has_its_reason_beside_it():

@@ -8,14 +8,25 @@ import subprocess
 import sys
 
 import pytest
-from conftest import CLEAN, ROOT
-from test_curl import README, blocks, chapter
-from test_postman import DEFAULTS, PATH, REQUESTS, error_codes, served
+from helpers import (
+    CLEAN,
+    PATH,
+    README,
+    REQUESTS,
+    ROOT,
+    blocks,
+    chapter,
+    default_codes,
+    error_codes,
+    served,
+)
 
 from app import app
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-EXCERPT = re.compile(r"^### ([\w./]+)\n+```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)  # A heading names its file.
+EXCERPT = re.compile(
+    r"^### ([\w./]+)\n+```python\n(.*?)^```$", re.MULTILINE | re.DOTALL
+)  # A heading names its file.
 PROSE = FENCE.sub("", README)
 # The tokens that each word of the route table stands for. `stale` is an access token from /refresh.
 TOKENS = {
@@ -36,7 +47,10 @@ ELSEWHERE = re.compile(
 def table(first_heading, text=README):
     """The rows of the table whose header starts so, as lists of cells without backticks."""
     rows = re.search(rf"^\| {first_heading} \|.*\n\|[ |-]+\n((?:\|.*\n)+)", text, re.MULTILINE)[1]
-    return [[cell.strip().replace("`", "") for cell in row.strip("|").split("|")] for row in rows.splitlines()]
+    return [
+        [cell.strip().replace("`", "") for cell in row.strip("|").split("|")]
+        for row in rows.splitlines()
+    ]
 
 
 def read(path):
@@ -44,7 +58,9 @@ def read(path):
 
 
 def shell_lines(language="sh", text=README):
-    return [line for kind, code in FENCE.findall(text) if kind == language for line in code.splitlines()]
+    return [
+        line for kind, code in FENCE.findall(text) if kind == language for line in code.splitlines()
+    ]
 
 
 def test_first_request_is_answered_within_60_lines():
@@ -58,7 +74,9 @@ def test_every_excerpt_stands_in_its_file():
         for part in code.split("...\n"):  # In the file's order.
             assert f"\n{part}" in rest, (path, part)
             rest = rest[rest.index(f"\n{part}") + len(part) :]
-    assert [code for kind, code in FENCE.findall(README) if kind == "python"] == [code for _, code in excerpts]
+    assert [code for kind, code in FENCE.findall(README) if kind == "python"] == [
+        code for _, code in excerpts
+    ]
 
 
 def test_script_for_postman_stands_in_the_collection():
@@ -70,7 +88,11 @@ ROUTES = table("method")
 
 
 def test_route_table_has_every_url_and_method():
-    rules = {(method, rule.rule) for rule in app.url_map.iter_rules() for method in rule.methods - {"HEAD"}}
+    rules = {
+        (method, rule.rule)
+        for rule in app.url_map.iter_rules()
+        for method in rule.methods - {"HEAD"}
+    }
     listed = [(method, re.sub("<", "<string:", url)) for method, url, *_ in ROUTES]
     assert set(listed) == rules and len(listed) == len(rules)
 
@@ -79,9 +101,18 @@ def test_route_table_has_every_url_and_method():
 def test_route_takes_the_tokens_that_the_table_says(api, alice, method, url, token):
     refreshed = api.post("/refresh", alice.refresh).json()["access_token"]
     # Of sessions of their own, since one of the requests is a logout. `fresh` is last: one is the user's deletion.
-    tokens = {"none": None, "refresh": alice.login()[1], "stale": refreshed, "fresh": alice.login()[0]}
+    tokens = {
+        "none": None,
+        "refresh": alice.login()[1],
+        "stale": refreshed,
+        "fresh": alice.login()[0],
+    }
     path = url.replace("<username>", "alice").replace("<todo_id>", alice.add()["id"])
-    taken = {kind for kind, value in tokens.items() if api.request(method, path, value).status_code != 401}
+    taken = {
+        kind
+        for kind, value in tokens.items()
+        if api.request(method, path, value).status_code != 401
+    }
     assert taken == TOKENS[token]
 
 
@@ -90,7 +121,9 @@ def test_route_table_has_the_statuses_and_codes_that_come():
     answers = [(item, item["response"][0]["code"]) for item in REQUESTS]
     came = {served(adapter, item): code for item, code in answers if code < 300}
     for method, url, _, _, success, errors in ROUTES:
-        assert int(success[:3]) == came[adapter.match(re.sub("<.*>", "x", url), method)[0], method], (method, url)
+        assert (
+            int(success[:3]) == came[adapter.match(re.sub("<.*>", "x", url), method)[0], method]
+        ), (method, url)
         assert set(re.findall(r"\w+", errors)) <= error_codes()
 
 
@@ -98,7 +131,7 @@ def test_error_table_has_every_code():
     rows = table("status")
     assert {code for _, code, _ in rows} == error_codes() and len(rows) == len(error_codes())
     statuses = {code: int(status) for status, code, _ in rows}
-    assert DEFAULTS.items() <= statuses.items()
+    assert default_codes().items() <= statuses.items()
 
 
 def test_variable_table_has_every_variable_that_is_read():
@@ -107,7 +140,9 @@ def test_variable_table_has_every_variable_that_is_read():
     names |= set(re.findall(r"(?:if-(?:not-)?env = |\$\()(\w+)", read("uwsgi.ini")))
     rows = {name: defaults for name, *defaults, _ in table("variable")}
     assert rows.keys() == names
-    port, processes = re.search(r"http-socket = :(\d+)[^$]*processes = (\d+)", read("uwsgi.ini")).groups()
+    port, processes = re.search(
+        r"http-socket = :(\d+)[^$]*processes = (\d+)", read("uwsgi.ini")
+    ).groups()
     assert f'"PORT", "{port}"' in read("app.py") and rows["PORT"] == [port, port]
     assert rows["WEB_CONCURRENCY"] == ["not used", processes]
 
@@ -133,25 +168,42 @@ def test_every_file_of_the_tree_exists():
     assert {path for path in listed_files() if not (ROOT / path).is_file()} == set()
 
 
-@pytest.mark.skipif(not shutil.which("git") or not (ROOT / ".git").exists(), reason="needs git and a clone")
+@pytest.mark.skipif(
+    not shutil.which("git") or not (ROOT / ".git").exists(), reason="needs git and a clone"
+)
 def test_every_file_is_in_the_tree():
     command = ["git", "-c", "safe.directory=*", "ls-files"]
-    tracked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert set(tracked) - listed_files() == set(), "add these to the file tree in README.md, with a clause each"
+    tracked = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert set(tracked) - listed_files() == set(), (
+        "add these to the file tree in README.md, with a clause each"
+    )
 
 
 def test_every_link_leads_somewhere():
     titles = re.findall(r"^#+ (.*)", PROSE, re.MULTILINE)
-    anchors = {re.sub(r"[^\w\- ]", "", title.replace("\\_", "_").lower()).replace(" ", "-") for title in titles}
+    anchors = {
+        re.sub(r"[^\w\- ]", "", title.replace("\\_", "_").lower()).replace(" ", "-")
+        for title in titles
+    }
     assert len(anchors) == len(titles)
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", PROSE) if not link.startswith("https://")]
-    inside, outside = ({link for link in links if link.startswith("#") is kind} for kind in (True, False))
+    links = [
+        link for link in re.findall(r"\]\(([^)]+)\)", PROSE) if not link.startswith("https://")
+    ]
+    inside, outside = (
+        {link for link in links if link.startswith("#") is kind} for kind in (True, False)
+    )
     assert inside - {f"#{anchor}" for anchor in anchors} == set() and len(inside) > 10
     assert {path for path in outside if not (ROOT / path).exists()} == set()
 
 
 def test_quick_start_installs_and_tests_as_the_checks_do():
-    start, check = [line for line in shell_lines(text=chapter("Quick start")) if line.startswith("python3 -m venv")]
+    start, check = [
+        line
+        for line in shell_lines(text=chapter("Quick start"))
+        if line.startswith("python3 -m venv")
+    ]
     assert start.replace("python app.py", "python -m pytest") == check
     assert next(line for line in README.splitlines() if line.endswith("python -m pytest")) == check
     assert "grep -m 1 'python -m pytest$' README.md" in read(".ci/run")
@@ -164,7 +216,9 @@ def test_quick_start_installs_and_tests_as_the_checks_do():
 @pytest.mark.skipif(os.name == "nt", reason="needs bash")
 def test_virtual_environment_is_made_as_shown(tmp_path):
     [(commands, output)] = blocks(chapter("Environment setup"))
-    done = subprocess.run(["bash", "-ec", commands], cwd=tmp_path, env=CLEAN, capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", "-ec", commands], cwd=tmp_path, env=CLEAN, capture_output=True, text=True
+    )
     assert (done.stdout, done.stderr) == (output, "")
 
 
@@ -180,14 +234,28 @@ def test_command_for_the_tests_finds_some(line):
 
 
 def test_commands_that_cannot_run_here_name_what_there_is():
-    shown = "".join(commands for title in RUN for commands, _ in blocks(chapter(title))).splitlines()
-    lines = [line for line in shell_lines() if line not in shown + TEST_COMMANDS and "&& pip install" not in line]
+    shown = "".join(
+        commands for title in RUN for commands, _ in blocks(chapter(title))
+    ).splitlines()
+    lines = [
+        line
+        for line in shell_lines()
+        if line not in shown + TEST_COMMANDS and "&& pip install" not in line
+    ]
     assert {kind for kind, _ in FENCE.findall(README)} == KINDS and "```" not in PROSE
     # A new block either joins a chapter that is run, or gets its class here.
     assert [line for line in lines if not ELSEWHERE.match(line)] == []
     text = "\n".join(lines)
-    assert [path for path in re.findall(r"[\w./-]+\.(?:py|txt|ini|json)\b", text) if not (ROOT / path).is_file()] == []
-    assert set(re.findall(r"(?:export|config:set) (\w+)=", text)) <= {row[0] for row in table("variable")}
+    assert [
+        path
+        for path in re.findall(r"[\w./-]+\.(?:py|txt|ini|json)\b", text)
+        if not (ROOT / path).is_file()
+    ] == []
+    assert set(re.findall(r"(?:export|config:set) (\w+)=", text)) <= {
+        row[0] for row in table("variable")
+    }
     assert set(re.findall(r"\$url(/\w+)", text)) <= {url for _, url, *_ in ROUTES}
-    assert [name for name in re.findall(r"\bdb\.(\w+)", text) if f'"{name}"' not in read("db.py")] == []
+    assert [
+        name for name in re.findall(r"\bdb\.(\w+)", text) if f'"{name}"' not in read("db.py")
+    ] == []
     assert len(set(re.findall(r"newman@\S+", README))) == 1

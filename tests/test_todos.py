@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from bson import ObjectId
-from conftest import User, assert_error
+from helpers import User, assert_error
 
 MISSING = "0123456789abcdef01234567"
 NO_IDS = [
@@ -49,9 +49,11 @@ BAD_FIELDS = [
 
 
 def test_adding_a_todo_answers_with_it_and_its_place(api, database, alice):
-    before = datetime.datetime.now(datetime.timezone.utc)
-    response = api.post("/todos", alice.access, json={"name": "milk", "description": "2 litres", "done": True})
-    after = datetime.datetime.now(datetime.timezone.utc)
+    before = datetime.datetime.now(datetime.UTC)
+    response = api.post(
+        "/todos", alice.access, json={"name": "milk", "description": "2 litres", "done": True}
+    )
+    after = datetime.datetime.now(datetime.UTC)
     todo = response.json()
     assert response.status_code == 201
     assert response.headers["Location"] == f"/todos/{todo['id']}"
@@ -59,7 +61,11 @@ def test_adding_a_todo_answers_with_it_and_its_place(api, database, alice):
     assert (todo["name"], todo["description"], todo["done"]) == ("milk", "2 litres", True)
     assert re.fullmatch("[0-9a-f]{24}", todo["id"])
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", todo["created_at"])
-    assert before - datetime.timedelta(milliseconds=1) <= datetime.datetime.fromisoformat(todo["created_at"]) <= after
+    assert (
+        before - datetime.timedelta(milliseconds=1)
+        <= datetime.datetime.fromisoformat(todo["created_at"])
+        <= after
+    )
     (stored,) = database.todos.find()
     created_at = datetime.datetime.fromisoformat(todo["created_at"]).replace(tzinfo=None)
     assert stored == {
@@ -88,8 +94,12 @@ def test_only_the_name_is_needed(alice):
     ],
 )
 def test_text_is_kept_exactly(api, alice, fields):
-    body = json.dumps(fields, ensure_ascii=False).encode()  # As UTF-8: spelt "\\ud83e\\udd5b", it would be too large.
-    todo = api.post("/todos", alice.access, data=body, headers={"Content-Type": "application/json"}).json()
+    body = json.dumps(
+        fields, ensure_ascii=False
+    ).encode()  # As UTF-8: spelt "\\ud83e\\udd5b", it would be too large.
+    todo = api.post(
+        "/todos", alice.access, data=body, headers={"Content-Type": "application/json"}
+    ).json()
     assert {name: todo[name] for name in fields} == fields
     assert api.get(f"/todos/{todo['id']}", alice.access).json() == todo
 
@@ -121,10 +131,17 @@ def test_todo_is_shown_to_its_owner(api, alice):
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
-def test_stranger_cannot_tell_a_todo_from_one_that_does_not_exist(api, database, alice, bob, method):
+def test_stranger_cannot_tell_a_todo_from_one_that_does_not_exist(
+    api, database, alice, bob, method
+):
     todo, before = bob.add(), database.todos.find_one()
     answers = [
-        api.request(method, f"/todos/{todo_id}", alice.access, json={"name": "mine"} if method == "PUT" else None)
+        api.request(
+            method,
+            f"/todos/{todo_id}",
+            alice.access,
+            json={"name": "mine"} if method == "PUT" else None,
+        )
         for todo_id in (todo["id"], MISSING, *NO_IDS)
     ]
     for answer in answers:
@@ -203,7 +220,13 @@ def test_deleted_todo_is_gone(api, database, alice):
 # GET /todos
 
 
-def fill(database, user, count, start=datetime.datetime(2026, 1, 1), step=datetime.timedelta(milliseconds=1)):
+def fill(
+    database,
+    user,
+    count,
+    start=datetime.datetime(2026, 1, 1),
+    step=datetime.timedelta(milliseconds=1),
+):
     """Store many todos of a user at once, in a shuffled order; return their names in the order of time and id."""
     todos = [
         {
@@ -217,7 +240,9 @@ def fill(database, user, count, start=datetime.datetime(2026, 1, 1), step=dateti
         for number in range(count)
     ]
     database.todos.insert_many(sorted(todos, key=lambda todo: hash(todo["_id"])))
-    return [todo["name"] for todo in sorted(todos, key=lambda todo: (todo["created_at"], todo["_id"]))]
+    return [
+        todo["name"] for todo in sorted(todos, key=lambda todo: (todo["created_at"], todo["_id"]))
+    ]
 
 
 def pages(api, user, path):
@@ -242,12 +267,20 @@ def test_list_is_in_order_of_time_and_not_of_id(api, database, alice):
     newer = {"_id": ObjectId("0" * 24), "created_at": datetime.datetime(2026, 1, 2)}
     common = {"owner_id": ObjectId(alice.id), "name": "x", "description": "", "done": False}
     database.todos.insert_many([older | common, newer | common])
-    assert [todo["id"] for todo in api.get("/todos", alice.access).json()["todos"]] == ["f" * 24, "0" * 24]
+    assert [todo["id"] for todo in api.get("/todos", alice.access).json()["todos"]] == [
+        "f" * 24,
+        "0" * 24,
+    ]
 
 
 @pytest.mark.parametrize(
     ("query", "sizes"),
-    [("", [50, 50, 20]), ("?limit=100", [100, 20]), ("?limit=60", [60, 60]), ("?limit=1", 120 * [1])],
+    [
+        ("", [50, 50, 20]),
+        ("?limit=100", [100, 20]),
+        ("?limit=60", [60, 60]),
+        ("?limit=1", 120 * [1]),
+    ],
 )
 def test_pages_have_the_size_asked_for_and_the_last_has_no_next(api, database, alice, query, sizes):
     names = fill(database, alice, 120)
@@ -290,18 +323,40 @@ def test_what_existed_throughout_is_listed_once_whatever_happens_meanwhile(api, 
         if number == 5:
             break
     gone = {str(39 - number) for number in range(6)}
-    assert [name for name in listed if name not in gone] == [name for name in names[:30] if name not in gone]
+    assert [name for name in listed if name not in gone] == [
+        name for name in names[:30] if name not in gone
+    ]
 
 
 @pytest.mark.parametrize(
     ("query", "bad"),
     [
         (f"limit={value}", "limit")
-        for value in ("0", "101", "-1", "+5", "1.0", "ten", "", "%D9%A3", "9" * 5000, "1&limit=2", "1%00")
+        for value in (
+            "0",
+            "101",
+            "-1",
+            "+5",
+            "1.0",
+            "ten",
+            "",
+            "%D9%A3",
+            "9" * 5000,
+            "1&limit=2",
+            "1%00",
+        )
     ]
     + [(f"done={value}", "done") for value in ("True", "1", "", "true&done=true")]
-    + [(f"after={value}", "after") for value in ("", "x", "WyJhIiwgImIiXQ.x", "%FF", "a.b.c", "x" * 5000)]
-    + [("skip=5", "skip"), ("owner_id=x", "owner_id"), ("done[$ne]=true", "done[$ne]"), ("$where=1", "$where")],
+    + [
+        (f"after={value}", "after")
+        for value in ("", "x", "WyJhIiwgImIiXQ.x", "%FF", "a.b.c", "x" * 5000)
+    ]
+    + [
+        ("skip=5", "skip"),
+        ("owner_id=x", "owner_id"),
+        ("done[$ne]=true", "done[$ne]"),
+        ("$where=1", "$where"),
+    ],
 )
 def test_bad_query_is_a_400(api, alice, query, bad):
     response = api.get("/todos?" + query, alice.access)
@@ -323,7 +378,11 @@ def test_cursor_that_was_changed_or_issued_to_another_user_is_a_400(api, databas
         link + "x",
         link.replace("after=", "after=x"),
         # Base64 spells its last bits in more than one way.
-        *(link[:-1] + letter for letter in string.ascii_letters + string.digits + "-_" if letter != link[-1]),
+        *(
+            link[:-1] + letter
+            for letter in string.ascii_letters + string.digits + "-_"
+            if letter != link[-1]
+        ),
     ):
         assert_error(api.get(changed, alice.access), 400, "bad_request")
     assert_error(api.get(link, bob.access), 400, "bad_request")
@@ -338,11 +397,14 @@ def test_todos_added_by_several_processes_within_a_second_are_listed_in_order_an
     """Each todo that was answered before another was sent comes before it."""
     with ThreadPoolExecutor(8) as pool:
         batches = [
-            list(pool.map(lambda number: alice.add(f"{batch}-{number}")["name"], range(8))) for batch in range(6)
+            list(pool.map(lambda number: alice.add(f"{batch}-{number}")["name"], range(8)))
+            for batch in range(6)
         ]
     listed = sum(pages(api, alice, "/todos?limit=7"), [])
     assert sorted(listed) == sorted(sum(batches, []))
-    assert [name.split("-")[0] for name in listed] == [str(batch) for batch in range(6) for _ in range(8)]
+    assert [name.split("-")[0] for name in listed] == [
+        str(batch) for batch in range(6) for _ in range(8)
+    ]
 
 
 # What the queries cost.
@@ -357,7 +419,10 @@ def examined(database, run):
         database.command("profile", 0)
     queries = list(database["system.profile"].find({"ns": "test.todos", "op": {"$ne": "insert"}}))
     database.drop_collection("system.profile")
-    return [(query.get("keysExamined"), query.get("docsExamined"), query["planSummary"]) for query in queries]
+    return [
+        (query.get("keysExamined"), query.get("docsExamined"), query["planSummary"])
+        for query in queries
+    ]
 
 
 @pytest.mark.parametrize("query", ["?limit=10", "?limit=10&done=true"])
@@ -378,7 +443,11 @@ def test_every_query_is_served_by_an_index(api, database, alice):
     path = f"/todos/{todo['id']}"
 
     def everything():
-        api.get(path, alice.access), api.put(path, alice.access, json={"done": True}), api.delete(path, alice.access)
+        (
+            api.get(path, alice.access),
+            api.put(path, alice.access, json={"done": True}),
+            api.delete(path, alice.access),
+        )
         api.get("/todos?done=true", alice.access), api.delete("/user/alice", alice.access)
 
     plans = [plan for _, _, plan in examined(database, everything)]
@@ -393,7 +462,9 @@ def test_indexes_are_made_by_the_app(api, database, alice):
 
     assert keys("users")[("username",)]["unique"]
     assert keys("blacklist")[("expires_at",)]["expireAfterSeconds"] == 0
-    assert {("owner_id", "created_at", "_id"), ("owner_id", "done", "created_at", "_id")} < keys("todos").keys()
+    assert {("owner_id", "created_at", "_id"), ("owner_id", "done", "created_at", "_id")} < keys(
+        "todos"
+    ).keys()
 
 
 def test_users_do_not_share_names_of_todos(api, alice):

@@ -8,7 +8,7 @@ import time
 import jwt
 import pytest
 from bson import ObjectId
-from conftest import SECRET, assert_error, claims
+from helpers import SECRET, assert_error, claims
 
 MISSING = object()
 WRONG_TYPES = [None, True, 1.5, [], {}, {"$ne": None}, {"$gt": ""}, ["x"], MISSING]
@@ -16,13 +16,17 @@ WRONG_TYPES = [None, True, 1.5, [], {}, {"$ne": None}, {"$gt": ""}, ["x"], MISSI
 
 def encode(part):
     return (
-        base64.urlsafe_b64encode(part if isinstance(part, bytes) else json.dumps(part).encode()).rstrip(b"=").decode()
+        base64.urlsafe_b64encode(part if isinstance(part, bytes) else json.dumps(part).encode())
+        .rstrip(b"=")
+        .decode()
     )
 
 
 def forge(token, secret=SECRET, algorithm="HS256", headers=None, **changes):
     """The token with other claims, signed by us: what only the holder of the secret can make."""
-    changed = {name: value for name, value in (claims(token) | changes).items() if value is not MISSING}
+    changed = {
+        name: value for name, value in (claims(token) | changes).items() if value is not MISSING
+    }
     header = encode({"typ": "JWT", "alg": algorithm} | (headers or {}))
     signed = f"{header}.{encode(changed)}"
     if algorithm == "none":
@@ -48,7 +52,15 @@ def test_other_algorithms_are_refused(api, alice, algorithm):
 
 @pytest.mark.parametrize(
     "headers",
-    [{"alg": "none"}, {"alg": ""}, {"alg": None}, {"alg": ["HS256"]}, {"crit": ["x"]}, {"kid": 1}, {"b64": False}],
+    [
+        {"alg": "none"},
+        {"alg": ""},
+        {"alg": None},
+        {"alg": ["HS256"]},
+        {"crit": ["x"]},
+        {"kid": 1},
+        {"b64": False},
+    ],
 )
 def test_odd_headers_are_refused(api, alice, headers):
     refused(api, forge(alice.access, headers=headers))
@@ -63,7 +75,10 @@ def test_every_flipped_bit_of_the_signature_is_refused(api, alice):
     signed, _, signature = alice.access.rpartition(".")
     signature = base64.urlsafe_b64decode(signature + "=")
     for bit in range(len(signature) * 8):
-        flipped = bytes(byte ^ (1 << bit % 8 if bit // 8 == place else 0) for place, byte in enumerate(signature))
+        flipped = bytes(
+            byte ^ (1 << bit % 8 if bit // 8 == place else 0)
+            for place, byte in enumerate(signature)
+        )
         assert_error(api.get("/todos", f"{signed}.{encode(flipped)}"), 401, "invalid_token")
 
 
@@ -77,7 +92,9 @@ def test_changed_claims_with_the_old_signature_are_refused(api, alice, bob):
 @pytest.mark.parametrize("seconds", [0, -1, -3600])
 def test_expired_token_is_refused_as_that(api, alice, seconds):
     refused(api, forge(alice.access, exp=int(time.time()) + seconds), "token_expired")
-    refused(api, forge(alice.refresh, exp=int(time.time()) + seconds), "token_expired", refresh=True)
+    refused(
+        api, forge(alice.refresh, exp=int(time.time()) + seconds), "token_expired", refresh=True
+    )
 
 
 @pytest.mark.parametrize("claim", ["nbf", "iat"])
@@ -123,7 +140,11 @@ def test_missing_and_odd_claims_are_refused(api, alice, claim, value):
 )
 def test_values_that_we_would_not_write_are_refused(api, alice, changes):
     token = forge(alice.access, **changes)
-    for response in (api.get("/todos", token), api.post("/logout", token), api.delete("/user/alice", token)):
+    for response in (
+        api.get("/todos", token),
+        api.post("/logout", token),
+        api.delete("/user/alice", token),
+    ):
         assert_error(response, 401, "invalid_token")
 
 
@@ -181,7 +202,14 @@ def test_header_that_is_no_bearer_token_is_told_so(api, database, value):
 
 
 @pytest.mark.parametrize(
-    "value", [b"Bearer \xff\xfe", b"\xff", "Bearer é.ü.ß".encode(), b"Bearer \xa0", b"Bearer " + b"\xff" * 8000]
+    "value",
+    [
+        b"Bearer \xff\xfe",
+        b"\xff",
+        "Bearer é.ü.ß".encode(),
+        b"Bearer \xa0",
+        b"Bearer " + b"\xff" * 8000,
+    ],
 )
 def test_header_of_other_bytes_is_a_401(api, database, value):
     connection = http.client.HTTPConnection("127.0.0.1", api.port)
@@ -195,8 +223,16 @@ def test_header_of_other_bytes_is_a_401(api, database, value):
 
 def test_token_elsewhere_than_in_the_header_does_not_count(api, alice):
     assert_error(api.get(f"/todos?jwt={alice.access}"), 401, "authorization_required")
-    assert_error(api.get("/todos", cookies={"access_token_cookie": alice.access}), 401, "authorization_required")
-    assert_error(api.post("/todos", json={"access_token": alice.access, "name": "x"}), 401, "authorization_required")
+    assert_error(
+        api.get("/todos", cookies={"access_token_cookie": alice.access}),
+        401,
+        "authorization_required",
+    )
+    assert_error(
+        api.post("/todos", json={"access_token": alice.access, "name": "x"}),
+        401,
+        "authorization_required",
+    )
 
 
 OPERATORS = [
@@ -214,17 +250,29 @@ OPERATORS = [
 def test_mongodb_operators_never_match(api, database, alice, operator):
     todo, before = alice.add(), list(database.users.find())
     for path in ("/register", "/login"):
-        assert_error(api.post(path, json={"username": operator, "password": operator}), 400, "bad_request")
-        assert_error(api.post(path, json={"username": "alice", "password": operator}), 400, "bad_request")
-        assert_error(api.post(path, json={"username[$gt]": "", "password[$gt]": ""}), 400, "bad_request")
+        assert_error(
+            api.post(path, json={"username": operator, "password": operator}), 400, "bad_request"
+        )
+        assert_error(
+            api.post(path, json={"username": "alice", "password": operator}), 400, "bad_request"
+        )
+        assert_error(
+            api.post(path, json={"username[$gt]": "", "password[$gt]": ""}), 400, "bad_request"
+        )
     for name in ("name", "description", "done", "_id", "owner_id", "$set"):
-        assert_error(api.post("/todos", alice.access, json={"name": "x", name: operator}), 400, "bad_request")
-        assert_error(api.put(f"/todos/{todo['id']}", alice.access, json={name: operator}), 400, "bad_request")
+        assert_error(
+            api.post("/todos", alice.access, json={"name": "x", name: operator}), 400, "bad_request"
+        )
+        assert_error(
+            api.put(f"/todos/{todo['id']}", alice.access, json={name: operator}), 400, "bad_request"
+        )
     text = json.dumps(operator)
     for name in ("limit", "done", "after", "owner_id", "done[$ne]", "$where"):
         assert_error(api.get("/todos", alice.access, params={name: text}), 400, "bad_request")
     assert_error(api.get(f"/user/{text}", alice.access), 404, "not_found")
     assert_error(api.get(f"/todos/{text}", alice.access), 404, "not_found")
-    assert_error(api.post("/login", json={"username": text, "password": text}), 401, "invalid_credentials")
+    assert_error(
+        api.post("/login", json={"username": text, "password": text}), 401, "invalid_credentials"
+    )
     assert list(database.users.find()) == before
     assert api.get("/todos", alice.access).json()["todos"] == [todo]

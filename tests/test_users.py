@@ -4,7 +4,7 @@ import datetime
 import threading
 
 import pytest
-from conftest import PASSWORD, User, assert_error, claims
+from helpers import PASSWORD, User, assert_error, claims
 from passlib.context import CryptContext
 from passlib.hash import argon2
 
@@ -13,7 +13,10 @@ from passlib.hash import argon2
 
 def test_registering_answers_with_the_place_of_the_user(api, database):
     response = api.post("/register", json={"username": "alice", "password": PASSWORD})
-    assert (response.status_code, response.json()) == (201, {"message": "User created successfully."})
+    assert (response.status_code, response.json()) == (
+        201,
+        {"message": "User created successfully."},
+    )
     assert response.headers["Location"] == "/user/alice"
     (stored,) = database.users.find()
     assert stored.keys() == {"_id", "username", "password"} and stored["username"] == "alice"
@@ -31,7 +34,9 @@ def test_usernames_that_fit_in_a_url_are_taken(api, name):
     assert User(api, name).name == name
 
 
-@pytest.mark.parametrize("name", ["", "a" * 65, ".a", "_a", "-a", "a b", "a/b", "é", "a\n", "\na", "a\x00", "٣", "a@b"])
+@pytest.mark.parametrize(
+    "name", ["", "a" * 65, ".a", "_a", "-a", "a b", "a/b", "é", "a\n", "\na", "a\x00", "٣", "a@b"]
+)
 def test_other_usernames_are_a_400(api, database, name):
     response = api.post("/register", json={"username": name, "password": PASSWORD})
     assert_error(response, 400, "bad_request")
@@ -40,12 +45,25 @@ def test_other_usernames_are_a_400(api, database, name):
 
 
 @pytest.mark.parametrize(
-    "password", ["12345678", "x" * 256, "        ", "\x00" * 8, "ä" * 8, "\U0001f600" * 8, " Aé\t\n\x00 \u0301"]
+    "password",
+    [
+        "12345678",
+        "x" * 256,
+        "        ",
+        "\x00" * 8,
+        "ä" * 8,
+        "\U0001f600" * 8,
+        " Aé\t\n\x00 \u0301",
+    ],
 )
 def test_password_may_hold_anything_and_is_kept_exactly(api, password):
     alice = User(api, "alice", password)
     for other in (password + " ", password[:-1], password.strip() + "x", password.swapcase() + "y"):
-        assert_error(api.post("/login", json={"username": alice.name, "password": other}), 401, "invalid_credentials")
+        assert_error(
+            api.post("/login", json={"username": alice.name, "password": other}),
+            401,
+            "invalid_credentials",
+        )
 
 
 @pytest.mark.parametrize("password", ["", "1234567", "x" * 257, "x" * 5000])
@@ -57,7 +75,11 @@ def test_password_of_another_length_is_a_400(api, database, password):
 
 def test_name_that_is_taken_is_a_409_and_changes_nothing(api, database, alice):
     before = database.users.find_one()
-    assert_error(api.post("/register", json={"username": "alice", "password": "another one"}), 409, "username_taken")
+    assert_error(
+        api.post("/register", json={"username": "alice", "password": "another one"}),
+        409,
+        "username_taken",
+    )
     assert list(database.users.find()) == [before]
 
 
@@ -65,7 +87,9 @@ def test_of_simultaneous_registrations_one_succeeds(api, database):
     statuses = []
 
     def register():
-        statuses.append(api.post("/register", json={"username": "alice", "password": PASSWORD}).status_code)
+        statuses.append(
+            api.post("/register", json={"username": "alice", "password": PASSWORD}).status_code
+        )
 
     threads = [threading.Thread(target=register) for _ in range(20)]
     for thread in threads:
@@ -84,9 +108,20 @@ def test_login_gives_two_tokens_of_one_session(api, alice):
     assert response.status_code == 200
     assert response.json().keys() == {"access_token", "refresh_token"}
     assert response.headers["Cache-Control"] == "no-store"
-    access, refresh = claims(response.json()["access_token"]), claims(response.json()["refresh_token"])
-    assert (access["type"], access["fresh"], access["exp"] - access["iat"]) == ("access", True, 15 * 60)
-    assert (refresh["type"], refresh["fresh"], refresh["exp"] - refresh["iat"]) == ("refresh", False, 30 * 24 * 3600)
+    access, refresh = (
+        claims(response.json()["access_token"]),
+        claims(response.json()["refresh_token"]),
+    )
+    assert (access["type"], access["fresh"], access["exp"] - access["iat"]) == (
+        "access",
+        True,
+        15 * 60,
+    )
+    assert (refresh["type"], refresh["fresh"], refresh["exp"] - refresh["iat"]) == (
+        "refresh",
+        False,
+        30 * 24 * 3600,
+    )
     assert access["sub"] == refresh["sub"] == alice.id
     assert access["sid"] == refresh["sid"] != claims(alice.access)["sid"]
 
@@ -100,28 +135,55 @@ def test_wrong_password_and_unknown_name_get_the_same_answer(api, alice):
 
 @pytest.mark.parametrize("value", ["", "x" * 257, "x" * 60_000, "a/b", "\x00", "$where", "\uffff"])
 def test_login_with_what_cannot_be_registered_is_a_401(api, alice, value):
-    assert_error(api.post("/login", json={"username": "alice", "password": value}), 401, "invalid_credentials")
-    assert_error(api.post("/login", json={"username": value, "password": PASSWORD}), 401, "invalid_credentials")
+    assert_error(
+        api.post("/login", json={"username": "alice", "password": value}),
+        401,
+        "invalid_credentials",
+    )
+    assert_error(
+        api.post("/login", json={"username": value, "password": PASSWORD}),
+        401,
+        "invalid_credentials",
+    )
 
 
 def test_password_is_not_cut_at_its_longest_length(api):
     User(api, "alice", "x" * 256)
-    assert_error(api.post("/login", json={"username": "alice", "password": "x" * 257}), 401, "invalid_credentials")
+    assert_error(
+        api.post("/login", json={"username": "alice", "password": "x" * 257}),
+        401,
+        "invalid_credentials",
+    )
 
 
 def test_login_needs_both_fields_and_no_other(api, alice):
     fields = {"username": "alice", "password": PASSWORD}
-    assert_error(api.post("/login", json={"username": "alice"}), 400, "bad_request", {"password": "Missing."})
-    assert_error(api.post("/login", json={"password": PASSWORD}), 400, "bad_request", {"username": "Missing."})
-    assert_error(api.post("/login", json={**fields, "x": 1}), 400, "bad_request", {"x": "Unknown field."})
+    assert_error(
+        api.post("/login", json={"username": "alice"}), 400, "bad_request", {"password": "Missing."}
+    )
+    assert_error(
+        api.post("/login", json={"password": PASSWORD}),
+        400,
+        "bad_request",
+        {"username": "Missing."},
+    )
+    assert_error(
+        api.post("/login", json={**fields, "x": 1}), 400, "bad_request", {"x": "Unknown field."}
+    )
 
 
 @pytest.mark.parametrize("weaker", [{"memory_cost": 8192}, {"rounds": 1}, {"type": "I"}])
 def test_weaker_hash_is_replaced_at_login(api, database, alice, weaker):
     figures = {"type": "ID", "memory_cost": 19456, "rounds": 2, "parallelism": 1} | weaker
-    old = CryptContext(["argon2"], **{f"argon2__{name}": value for name, value in figures.items()}).hash(PASSWORD)
+    old = CryptContext(
+        ["argon2"], **{f"argon2__{name}": value for name, value in figures.items()}
+    ).hash(PASSWORD)
     database.users.update_one({}, {"$set": {"password": old}})
-    assert_error(api.post("/login", json={"username": "alice", "password": "wrong"}), 401, "invalid_credentials")
+    assert_error(
+        api.post("/login", json={"username": "alice", "password": "wrong"}),
+        401,
+        "invalid_credentials",
+    )
     assert database.users.find_one()["password"] == old
     alice.login()
     new = database.users.find_one()["password"]
@@ -181,17 +243,19 @@ def test_logout_with_any_token_ends_the_session_and_no_other(api, alice, kind):
     assert api.post("/refresh", other_refresh).status_code == 200
 
 
-def test_blacklist_keeps_a_session_until_its_last_token_has_expired_and_not_much_longer(api, database, alice):
+def test_blacklist_keeps_a_session_until_its_last_token_has_expired_and_not_much_longer(
+    api, database, alice
+):
     api.post("/logout", alice.access)
     (entry,) = database.blacklist.find()
     assert entry["_id"] == claims(alice.access)["sid"]
-    left = entry["expires_at"] - datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
+    left = entry["expires_at"] - datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
     # The refresh token can make an access token in the last of its 30 days, which lives another 15 minutes.
     assert datetime.timedelta(days=30, minutes=14) < left <= datetime.timedelta(days=30, minutes=15)
 
 
 def test_single_token_can_be_revoked(api, database, alice):
-    expires_at = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=1)
+    expires_at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)
     database.blacklist.insert_one({"_id": claims(alice.access)["jti"], "expires_at": expires_at})
     assert_error(api.get("/todos", alice.access), 401, "token_revoked")
     assert api.post("/refresh", alice.refresh).status_code == 200
@@ -227,7 +291,11 @@ def test_deleting_a_user_leaves_nothing_of_them(api, database, alice, bob):
     for access, refresh in ((alice.access, alice.refresh), (other_access, other_refresh)):
         for answer in everything_of(api, alice, access, refresh):
             assert_error(answer, 401, "token_revoked")
-    assert_error(api.post("/login", json={"username": "alice", "password": PASSWORD}), 401, "invalid_credentials")
+    assert_error(
+        api.post("/login", json={"username": "alice", "password": PASSWORD}),
+        401,
+        "invalid_credentials",
+    )
     assert [user["username"] for user in database.users.find()] == ["bob"]
     assert [str(todo["owner_id"]) for todo in database.todos.find()] == [bob.id]
 
@@ -259,12 +327,16 @@ def test_stranger_cannot_delete_user(api, database, alice, bob):
 
 @pytest.mark.parametrize("again", ["the same token", "a new login"])
 @pytest.mark.parametrize("todos_left", [True, False])
-def test_deletion_that_failed_half_way_is_finished_by_repeating_it(api, database, alice, again, todos_left):
+def test_deletion_that_failed_half_way_is_finished_by_repeating_it(
+    api, database, alice, again, todos_left
+):
     # What it leaves when the database goes away after its first step, or after its second.
-    expires_at = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=31)
+    expires_at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=31)
     database.blacklist.insert_one({"_id": alice.id, "expires_at": expires_at})
     if todos_left:
-        database.todos.insert_one({"owner_id": database.users.find_one()["_id"], "name": "left over"})
+        database.todos.insert_one(
+            {"owner_id": database.users.find_one()["_id"], "name": "left over"}
+        )
     assert_error(api.get("/todos", alice.access), 401, "token_revoked")
     access = alice.access if again == "the same token" else alice.login()[0]
     assert api.delete("/user/alice", access).status_code == 200

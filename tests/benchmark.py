@@ -1,13 +1,17 @@
 """Load the API, and print how fast it answers.
 
-    python tests/benchmark.py                 start a MongoDB and the Procfile's server, load each endpoint,
-                                              log in a thousand times, and read while others log in
-    python tests/benchmark.py --url URL       load an instance of yours that runs already, as a user made for it
-    python tests/benchmark.py --floor FILE    compare with a bare WSGI file that does the same work on the same database
-    python tests/benchmark.py --growth        compare a collection of a million todos with one of a thousand
+    python tests/benchmark.py                 start a MongoDB and the Procfile's server, load each
+                                              endpoint, log in a thousand times, and read while
+                                              others log in
+    python tests/benchmark.py --url URL       load an instance of yours that runs already, as a
+                                              user made for it
+    python tests/benchmark.py --floor FILE    compare with a bare WSGI file that does the same work
+                                              on the same database
+    python tests/benchmark.py --growth        compare a collection of a million todos with one of a
+                                              thousand
 
-wrk makes the load: one small C program, which takes little of the processor time that it measures and needs no Python
-package. An answer that takes it longer than 2 seconds counts as an error.
+wrk makes the load: one small C program, which takes little of the processor time that it measures
+and needs no Python package. An answer that takes it longer than 2 seconds counts as an error.
 """
 
 import argparse
@@ -49,7 +53,8 @@ SETTINGS = dict(
 )
 WORKERS, THREADS = int(SETTINGS["processes"]), int(SETTINGS["threads"])
 
-# `method`, `headers` and `calls` are put before this. The requests are made up before the load, not during it.
+# `method`, `headers` and `calls` are put before this. The requests are made up before the load, not
+# during it.
 LUA = """
 local requests, n = {}, 0
 function init()
@@ -77,11 +82,13 @@ def lua(method, token, calls):
     headers = ['["Content-Type"] = "application/json"'] + [
         f'["Authorization"] = "Bearer {token}"'
     ] * bool(token)
-    return f'local method, headers, calls = "{method}", {{{", ".join(headers)}}}, {{{", ".join(pairs)}}}\n{LUA}'
+    values = f'"{method}", {{{", ".join(headers)}}}, {{{", ".join(pairs)}}}'
+    return f"local method, headers, calls = {values}\n{LUA}"
 
 
 def load(url, endpoint, seconds, connections=CONNECTIONS):
-    """Load an endpoint; return requests, rate (per second), p50 and p99 (in milliseconds), errors."""
+    """Load an endpoint; return requests, rate (per second), p50 and p99 (in milliseconds), and
+    errors."""
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder, "load.lua")
         script.write_text(lua(*endpoint))
@@ -89,9 +96,8 @@ def load(url, endpoint, seconds, connections=CONNECTIONS):
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         sys.exit(done.stdout)
-    time.sleep(
-        0.5
-    )  # wrk leaves before its last answers; the server should be done with them at the next load.
+    # wrk leaves before its last answers; the server should be done with them at the next load.
+    time.sleep(0.5)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -100,7 +106,8 @@ def flawless(*arguments):
     result = load(*arguments)
     if result["errors"]:
         sys.exit(
-            f"\n{result['errors']} of {result['requests']} requests failed, so there is nothing to compare."
+            f"\n{result['errors']} of {result['requests']} requests failed,"
+            " so there is nothing to compare."
         )
     return result
 
@@ -142,10 +149,10 @@ class Caller(User):
         self.ids = []
 
     def endpoints(self):
-        """What can be loaded: the name, then the method, the token and the (path, body) pairs to send in turn."""
-        access, refresh = (
-            self.login()
-        )  # New ones, since an access token may not last through all of the load.
+        """What can be loaded: the name, then the method, the token and the (path, body) pairs to
+        send in turn."""
+        # New ones, since an access token may not last through all of the load.
+        access, refresh = self.login()
         login = json.dumps({"username": self.name, "password": self.password})
         # Values that change: MongoDB does not write what is there already.
         changes = ['{"done": true}', '{"done": false}']
@@ -169,14 +176,16 @@ class Caller(User):
         self.ids = [self.add(f"todo {number}")["id"] for number in range(100)]
 
     def delete(self):
-        """Delete the user with all todos. Again, where there are more of them than the API deletes in its 3 seconds."""
+        """Delete the user with all todos. Again, where there are more of them than the API deletes
+        in its 3 seconds."""
         print("deleting the user with all todos", flush=True)
         path = f"/user/{self.name}"
         wait_for(lambda: self.api.delete(path, self.login()[0]).status_code == 200, seconds=120)
 
 
 def run_table(caller, options):
-    """Load one endpoint after the other, print the table, write the chart; return whether all went without errors."""
+    """Load one endpoint after the other, print the table, write the chart; return whether all went
+    without errors."""
     caller.add_todos()
     print(f"{'endpoint':<22}{'requests/s':>10}{'p50 ms':>9}{'p99 ms':>9}{'errors':>8}")
     results = {}
@@ -196,7 +205,8 @@ def chart(rates):
         f'<svg xmlns="http://www.w3.org/2000/svg" width="640" height="{60 + 30 * len(rates)}"'
         ' font-family="sans-serif" font-size="14">',
         '<rect width="100%" height="100%" fill="white"/>',  # To be read in a dark window too.
-        f'<text x="170" y="30" font-weight="bold">Requests per second, {CONNECTIONS} connections</text>',
+        '<text x="170" y="30" font-weight="bold">'
+        f"Requests per second, {CONNECTIONS} connections</text>",
     ]
     for line, (name, rate) in enumerate(rates.items()):
         y, width = 50 + 30 * line, 400 * rate / max([*rates.values(), 1])
@@ -207,7 +217,8 @@ def chart(rates):
 
 
 def compare(name, first, second, rounds):
-    """Take two measurements in turns, since a machine's speed drifts, and print first / second for each pair."""
+    """Take two measurements in turns, since a machine's speed drifts, and print first / second for
+    each pair."""
     print(f"{name:<42}", end="", flush=True)
     ratios = []
     for _ in range(rounds):
@@ -219,7 +230,8 @@ def compare(name, first, second, rounds):
 def run_all(options):
     """The table, and what else is worth knowing of a server that has just been started."""
     print(
-        f"Python {platform.python_version()}, {os.cpu_count()} processors, {WORKERS} workers of {THREADS} threads,"
+        f"Python {platform.python_version()}, {os.cpu_count()} processors,"
+        f" {WORKERS} workers of {THREADS} threads,"
     )
     print(f"{CONNECTIONS} connections, {options.seconds} s for each endpoint")
     with Local() as local:
@@ -254,7 +266,8 @@ def memory_after_logins(pid, caller, seconds):
 
 
 def compare_reads_beside_logins(caller, options):
-    """What 16 connections that read keep of their throughput while 8 clients do nothing but log in."""
+    """What 16 connections that read keep of their throughput while 8 clients do nothing but log
+    in."""
     url, endpoints, p99s = caller.api.url, caller.endpoints(), []
     reads, logins = endpoints["GET /todos?limit=20"], endpoints["POST /login"]
 
@@ -308,9 +321,8 @@ def serve_floor(local, file):
         "Connection: close",
     ]
     command += ["--processes", str(WORKERS), "--threads", str(THREADS)]
-    floor = local.serve(
-        command, local.mongod.uri + "?w=majority&journal=true", port
-    )  # As in db.py.
+    uri = local.mongod.uri + "?w=majority&journal=true"  # As in db.py.
+    floor = local.serve(command, uri, port)
     wait_for(lambda: floor.process.poll() or "spawned uWSGI worker" in floor.log.read_text())
     assert floor.process.poll() is None, floor.log.read_text()
     return floor
@@ -336,7 +348,8 @@ def verify_alone(seconds):
 
 
 def run_growth(options):
-    """The time of an answer where the collection holds a million todos, against one that holds a thousand.
+    """The time of an answer where the collection holds a million todos, against one that holds a
+    thousand.
 
     Both are on one MongoDB, each with a server of its own, so that they can be measured in turns.
     """
@@ -364,7 +377,8 @@ def run_growth(options):
 
 
 def grown(local, database, total, every):
-    """Start a server on a database with that many todos; return a caller who owns each `every`th."""
+    """Start a server on a database with that many todos; return a caller who owns each
+    `every`th."""
     uri = f"mongodb://127.0.0.1:{local.mongod.port}/{database}"
     caller = Caller(local.serve(procfile_command(), uri).wait())  # The server makes the indexes.
     owner, others = ObjectId(caller.id), [ObjectId() for _ in range(1000)]
@@ -376,9 +390,8 @@ def grown(local, database, total, every):
             client[database].todos.insert_many(new, ordered=False)
             print("." * (start % 50_000 == 0), end="", flush=True)
             caller.ids += [str(todo["_id"]) for todo in new if todo["owner_id"] == owner][::100]
-        client.admin.command(
-            "fsync"
-        )  # So that writing them to the disk is over before the measurement.
+        # So that writing them to the disk is over before the measurement.
+        client.admin.command("fsync")
     print()
     return caller
 

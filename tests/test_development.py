@@ -66,9 +66,8 @@ def test_starts_a_mongodb_serves_within_5_seconds_and_ends_it(no_mongodb, projec
 
 @posix
 def test_ctrl_c_ends_everything_and_the_data_is_there_next_time(no_mongodb, project, tmp_path):
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # A background job inherits it as ignored.
+    # A background job inherits it as ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     server = start(project, tmp_path).wait()
     todo = User(server, "alice").add()
     os.killpg(server.process.pid, signal.SIGINT)  # As a terminal does: to the whole group.
@@ -132,7 +131,8 @@ def test_port_27017_taken_by_something_else_is_said(no_mongodb, project, tmp_pat
     ("script", "text"),
     [
         (
-            "#!/bin/sh\necho 'error while loading shared libraries: libcurl.so.4: cannot open' >&2; exit 127",
+            "#!/bin/sh\n"
+            "echo 'error while loading shared libraries: libcurl.so.4: cannot open' >&2; exit 127",
             "libraries: libcurl.so.4: cannot open\nmongod ended with exit code 127",
         ),
         ("#!/bin/sh\nexit 14", "ended with exit code 14. The reason is above, or at the end of"),
@@ -236,9 +236,8 @@ def test_secret_is_new_for_each_start(mongod, api, project, tmp_path):
         server = start(project, tmp_path, mongod.uri).wait()
         try:
             tokens.append(User(server, f"user{len(tokens)}").access)
-            assert_error(
-                api.get("/todos", tokens[-1]), 401, "invalid_token"
-            )  # Another secret than production's.
+            # Another secret than production's.
+            assert_error(api.get("/todos", tokens[-1]), 401, "invalid_token")
             assert_error(server.get("/todos", tokens[0]), 401, "invalid_token") if len(
                 tokens
             ) == 2 else None

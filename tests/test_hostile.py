@@ -1,4 +1,5 @@
-"""Requests that nobody would think of: whatever comes, no 5xx, and every answer is JSON by the contract."""
+"""Requests that nobody would think of: whatever comes, no 5xx, and every answer is JSON by the
+contract."""
 
 import json
 import string
@@ -158,7 +159,8 @@ def check_answer(response):
 
 
 def attack(api, examples):
-    """Send that many requests that Hypothesis makes up, with the tokens of a user who stays logged in."""
+    """Send that many requests that Hypothesis makes up, with the tokens of a user who stays logged
+    in."""
     counts = {}
 
     @settings(

@@ -9,7 +9,8 @@ import pytest
 from helpers import CLEAN, blocks, chapter, normalised
 
 pytestmark = pytest.mark.skipif(
-    os.name == "nt" or not shutil.which("curl"), reason="needs bash and curl"
+    os.name == "nt" or not (shutil.which("bash") and shutil.which("curl")),
+    reason="needs bash and curl",
 )
 
 

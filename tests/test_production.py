@@ -14,6 +14,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import jwt
+import psutil
 import pytest
 import requests
 from helpers import (
@@ -368,15 +369,13 @@ def test_starts_without_a_database_and_has_its_indexes_when_it_comes(own_mongod,
 
 
 def alive(group):
-    """The processes of a process group."""
-    listed = subprocess.run(
-        ["ps", "-A", "-o", "pgid=,stat=,pid="], capture_output=True, text=True
-    ).stdout
-    return [
-        line
-        for line in listed.splitlines()
-        if line.split()[0] == str(group) and "Z" not in line.split()[1]
-    ]
+    """The processes of a process group that have not ended."""
+    found = []
+    for process in psutil.process_iter(["status"]):
+        with contextlib.suppress(ProcessLookupError):  # It ended while we looked.
+            if os.getpgid(process.pid) == group and process.info["status"] != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 def test_sigterm_answers_what_is_in_flight_and_leaves_nothing(own_mongod, start):

@@ -213,7 +213,7 @@ def test_quick_start_installs_and_tests_as_the_checks_do():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.name == "nt", reason="needs bash")
+@pytest.mark.skipif(os.name == "nt" or not shutil.which("bash"), reason="needs bash")
 def test_virtual_environment_is_made_as_shown(tmp_path):
     [(commands, output)] = blocks(chapter("Environment setup"))
     done = subprocess.run(

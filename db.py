@@ -89,9 +89,10 @@ or macOS brew: https://www.mongodb.com/docs/manual/installation/), or use anothe
 export MONGODB_URI='mongodb+srv://...' (PowerShell: $env:MONGODB_URI = 'mongodb+srv://...')"""
 
 
-def start_mongod(folder, port):
-    """Start a mongod for 127.0.0.1:`port` with data and log below `folder`; it ends with this process. Returns its
-    Popen once it answers. Exits with a text that says what to do where there is none, or it cannot run."""
+def start_mongod(folder, port, options=()):
+    """Start a mongod for 127.0.0.1:`port` with data and log below `folder`; it ends with this process. `options` are
+    more of its own, such as `--replSet`. Returns its Popen once it answers. Exits with a text that says what to do
+    where there is none, or it cannot run."""
     mongod = (
         shutil.which("mongod") or shutil.which("mongod", path=WHEEL) or sys.exit(HOW_TO_GET_MONGODB)
     )
@@ -114,6 +115,7 @@ def start_mongod(folder, port):
     command += ["--setParameter", "diagnosticDataCollectionEnabled=false"]
     # A socket file that another user left in the temporary folder would stop it.
     command += [] if os.name == "nt" else ["--nounixsocket"]
+    command += options
     try:
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL
@@ -138,7 +140,10 @@ def start_mongod(folder, port):
 
 def _answers(port):
     """Whether a MongoDB answers on this port of localhost within half a second."""
-    with MongoClient("localhost", port, serverSelectionTimeoutMS=500) as client:
+    # Directly: of a member of a replica set, PyMongo would otherwise ask for its primary.
+    with MongoClient(
+        "localhost", port, serverSelectionTimeoutMS=500, directConnection=True
+    ) as client:
         try:
             return bool(client.admin.command("ping"))
         except PyMongoError:

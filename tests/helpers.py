@@ -19,6 +19,8 @@ from pathlib import Path
 import jwt
 import requests
 from honcho.environ import parse_procfile
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
 from werkzeug.exceptions import HTTPException, default_exceptions
 
 import db
@@ -51,13 +53,13 @@ def wait_for(condition, seconds=15):
 class Mongod:
     """A mongod with a folder and a port of its own, which can be killed and started again."""
 
-    def __init__(self, folder):
-        self.folder, self.port = folder, free_port()
+    def __init__(self, folder, options=()):
+        self.folder, self.port, self.options = folder, free_port(), options
         self.uri = f"mongodb://127.0.0.1:{self.port}/test"
         self.start()
 
     def start(self):
-        self.process = db.start_mongod(self.folder, self.port)
+        self.process = db.start_mongod(self.folder, self.port, self.options)
 
     def kill(self):
         self.process.kill()
@@ -345,3 +347,61 @@ def error_codes():
         given += [call.args[0] for call in calls if getattr(call.func, "id", None) == "refusal"]
         codes |= {node.value for node in given if isinstance(node, ast.Constant)}
     return codes
+
+
+# A replica set: what Atlas runs, on one machine.
+
+
+class ReplicaSet:
+    """Three mongods that hold the same data. One of them, the primary, takes the writes and hands
+    them on to the others, the secondaries. Where it is gone, they make one of them the primary."""
+
+    def __init__(self, folder):
+        # The oplog is the list of the latest writes, which is handed on. By default it may grow to
+        # 5 percent of the disk.
+        options = ["--replSet", "set", "--oplogSize", "64"]
+        self.members = [Mongod(folder / f"member{number}", options) for number in range(3)]
+        hosts = [f"127.0.0.1:{member.port}" for member in self.members]
+        self.uri = f"mongodb://{','.join(hosts)}/test?replicaSet=set"
+        members = [{"_id": number, "host": host} for number, host in enumerate(hosts)]
+        with self.connect_to(self.members[0]) as client:
+            client.admin.command("replSetInitiate", {"_id": "set", "members": members})
+        self.wait_until_whole()
+
+    @staticmethod
+    def connect_to(member):
+        """A client of this one member, whatever its part in the set is."""
+        return MongoClient("127.0.0.1", member.port, directConnection=True, timeoutMS=1000)
+
+    def part_of(self, member):
+        """Whether this member is "primary" or "secondary"; None where it is neither, or away."""
+        with self.connect_to(member) as client:
+            try:
+                answer = client.admin.command("hello")
+            except PyMongoError:
+                return None
+        if answer["isWritablePrimary"]:
+            return "primary"
+        return "secondary" if answer["secondary"] else None
+
+    def wait_for_primary(self, members=None):
+        """Wait until one of these members (by default, of all) is the primary, and return it."""
+        members = members or self.members
+
+        def primaries():
+            return [member for member in members if self.part_of(member) == "primary"]
+
+        return wait_for(primaries, seconds=60)[0]
+
+    def wait_until_whole(self):
+        """Wait until there are a primary and two secondaries."""
+
+        def is_whole():
+            parts = sorted(str(self.part_of(member)) for member in self.members)
+            return parts == ["primary", "secondary", "secondary"]
+
+        wait_for(is_whole, seconds=60)
+
+    def kill(self):
+        for member in self.members:
+            member.kill()

@@ -1,10 +1,13 @@
-"""The Flask app: settings, failures, tokens, URLs. `python app.py` is the developer's server; uWSGI loads run.py."""
+"""The Flask app: its settings, its answers to failures, what tokens mean, and the list of URLs.
+
+`python app.py` runs it on your machine. In production uWSGI loads run.py, which loads this file.
+"""
 
 import json
 import os
+import re
 import secrets
 import sys
-import time
 from datetime import timedelta
 
 from bson import ObjectId
@@ -12,148 +15,209 @@ from flask import Flask, request
 from flask_jwt_extended import JWTManager
 from flask_jwt_extended.exceptions import InvalidHeaderError, JWTDecodeError
 from flask_restful import Api, abort
-from jwt import ExpiredSignatureError, decode
 from pymongo.errors import PyMongoError
-from werkzeug.exceptions import HTTPException, ServiceUnavailable, Unauthorized
+from werkzeug.exceptions import HTTPException
 
 import db
 from blacklist import BLACKLIST
+from resources import local_mongodb
 from resources.todo import Todo, TodoList
 from resources.user import TokenRefresh, User, UserLogin, UserLogout, UserRegister
 
-PORT = os.environ.get("PORT", "5000")
-# Compared as text, since uWSGI reads the text: int() would also take " 80" or "8_0".
-if PORT not in map(str, range(1, 65536)):
-    sys.exit(
-        "PORT must be a number from 1 to 65535, or not be set at all"
-    )  # uWSGI would listen somewhere else.
+# Settings.
 
-app = Flask(__name__, static_folder=None)  # No files to serve, so no URL for them.
+PORT = os.environ.get("PORT", "5000")
+# uWSGI reads PORT too, and would listen on some other port if it were no number.
+if not re.fullmatch("[1-9][0-9]{0,4}", PORT) or int(PORT) > 65535:
+    sys.exit("PORT must be a number from 1 to 65535, or not be set at all")
+
+# There are no files to serve, so there is no URL for them.
+app = Flask(__name__, static_folder=None)
 app.config.update(
     JWT_SECRET_KEY=os.environ.get("JWT_SECRET_KEY"),
-    # Short, since it travels with every request. The refresh token, which gets the next one, travels rarely.
+    # An access token travels with every request, so it does not live long. A refresh token, which
+    # gets the next access token, travels rarely.
     JWT_ACCESS_TOKEN_EXPIRES=timedelta(minutes=15),
     JWT_REFRESH_TOKEN_EXPIRES=timedelta(days=30),
-    JWT_COOKIE_CSRF_PROTECT=False,  # A claim that only tokens in cookies need.
-    MAX_CONTENT_LENGTH=64
-    * 1024,  # Room for the longest todo, 10,200 characters of up to 4 bytes, if none is escaped.
-    RESTFUL_JSON={"indent": None},  # One line for each answer, also in debug mode.
-    PROVIDE_AUTOMATIC_OPTIONS=False,  # Flask would answer OPTIONS by itself, without JSON. Now it is a 405.
+    # The one algorithm that is accepted. RFC 8725, 3.1: never let the token choose.
+    JWT_DECODE_ALGORITHMS=["HS256"],
+    # Leaves out a claim that only tokens in cookies need.
+    JWT_COOKIE_CSRF_PROTECT=False,
+    # Room for the longest todo: 10,200 characters, each of up to 4 bytes.
+    MAX_CONTENT_LENGTH=64 * 1024,
+    # An answer is one line, also in debug mode.
+    RESTFUL_JSON={"indent": None},
+    # Flask would answer OPTIONS by itself, and not in JSON. Now it is a 405.
+    PROVIDE_AUTOMATIC_OPTIONS=False,
 )
-app.url_map.merge_slashes = (
-    False  # Werkzeug would redirect /user//alice with an HTML page. Now it is a 404.
-)
-db.init_app(app, os.environ.get("MONGODB_URI") or db.LOCAL_URI)
+# Werkzeug would redirect /user//alice, with an HTML page. Now it is a 404.
+app.url_map.merge_slashes = False
+
+db.init_app(app, os.environ.get("MONGODB_URI") or local_mongodb.URI)
 
 
-# Failures. All of them, from wherever, become the one error body here.
+# Failures. Wherever one happens, its answer is made by `error_response`.
 
-# Any other status has its own name as its code: 404 is `not_found`.
-CODES = {413: "request_too_large", 500: "internal_error", 503: "database_unavailable"}
+# For each status its code, which is for a program, and its sentence, which is for a person. Whoever
+# aborts can give others: abort(409, error="username_taken", message="This username is taken.")
+ERRORS = {
+    400: ("bad_request", "The request cannot be understood."),
+    401: ("authorization_required", "Send a token: Authorization: Bearer <token>"),
+    404: ("not_found", "Nothing is at this URL. README.md lists all URLs: see API reference."),
+    405: ("method_not_allowed", "This URL does not take this method. The header Allow says which."),
+    409: ("username_taken", "This username is taken."),
+    413: ("request_too_large", "The body is larger than 64 KiB."),
+    415: ("unsupported_media_type", "The body is neither JSON nor a form."),
+    429: ("too_many_attempts", "Too many wrong passwords. Wait as long as Retry-After says."),
+    500: ("internal_error", "This is a bug in the server. It has been logged."),
+    503: ("server_busy", "Too many passwords are waiting to be checked. Try again soon."),
+}
+
+
+def error_response(status, code, message, headers=()):
+    """The answer for any failure: the one error body of this API."""
+    body = json.dumps({"message": message, "error": code}) + "\n"
+    response = app.response_class(body, status, headers, content_type="application/json")
+    if status == 401:
+        # RFC 9110, 11.6.1: a 401 says which kind of authorization belongs here.
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
 
 
 @app.errorhandler(HTTPException)
 def http_error(error):
-    """The JSON answer for an HTTPException. What `abort(409, message=..., error=...)` names beside the status goes
-    before the defaults. Without the debugger a crash comes as a 500 too; Flask has logged its traceback by then."""
-    default = CODES.get(error.code) or error.name.lower().replace(" ", "_")
-    body = {"message": error.description, "error": default} | getattr(error, "data", {})
-    response = (
-        error.get_response()
-    )  # Has the headers that belong to it, such as the Allow of a 405.
-    response.data = json.dumps(body) + "\n"
-    response.content_type = "application/json"
-    if error.code == 401:
-        response.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110, 11.6.1
-    return response
+    """Answer an error that has a status: an unknown URL, an `abort(...)`, or a crash.
+
+    A crash comes here as a 500, after Flask has logged its traceback. (Under `python app.py` it
+    does not come here: you see the debugger.)
+    """
+    code, message = ERRORS[error.code]
+    # Flask-RESTful's abort puts what it is given beside the status into `data`.
+    given = getattr(error, "data", {})
+    # The headers hold what belongs to the error, such as the Allow of a 405.
+    return error_response(
+        error.code, given.get("error", code), given.get("message", message), error.get_headers()
+    )
 
 
 @app.errorhandler(PyMongoError)
 def database_error(error):
-    """503: MongoDB is away, too slow, or refuses to serve us. The reason is for the log alone."""
+    """Answer 503 if MongoDB cannot serve us. Any other error of a query is a bug: a 500."""
+    if not db.is_outage(error):
+        raise error
     db.note_failure(error)
+    # The reason is for the log alone: it can name hosts.
     app.logger.error("MongoDB: %s", error)
-    return http_error(
-        ServiceUnavailable("The database is unavailable. Try again soon.", retry_after=2)
+    return error_response(
+        503,
+        "database_unavailable",
+        "The database is unavailable. Try again soon.",
+        {"Retry-After": "2"},
     )
 
 
 @app.before_request
 def refuse_large_body():
-    """413 also where no resource reads the body."""
-    if (request.content_length or 0) > app.config["MAX_CONTENT_LENGTH"]:
-        abort(413)
+    """Abort with 413 if the body is too large, also where nothing reads it."""
+    if request.content_length is not None:
+        if request.content_length > app.config["MAX_CONTENT_LENGTH"]:
+            abort(413)
 
 
-# Tokens.
+# Tokens. Flask-JWT-Extended asks and tells the functions below; its word for them is loaders.
 
+jwt = JWTManager(app)
+
+# What stands in a token of ours, and of which type each claim is.
 CLAIMS = {
     "sub": str,
-    "jti": str,
     "sid": str,
+    "password_id": str,
+    "jti": str,
     "type": str,
     "fresh": bool,
-    "exp": int,
     "iat": int,
     "nbf": int,
+    "exp": int,
 }
 
 
-class TokenManager(JWTManager):
-    """Flask-JWT-Extended, which by itself decodes every token twice and takes claims of any type."""
+@jwt.decode_key_loader
+def decode_key(_header, claims):
+    """The key that a token must be signed with. Raises JWTDecodeError if a claim is not like ours.
 
-    def _decode_jwt_from_config(self, encoded_token, csrf_value=None, allow_expired=False):
-        """The claims of a token. Raises what PyJWT raises, or JWTDecodeError where a claim is not as we write it."""
-        # RFC 8725, 3.1: one fixed algorithm. `exp` is compared below, once it is known to be a number.
-        options = {"verify_exp": False}
-        claims = decode(
-            encoded_token, app.config["JWT_SECRET_KEY"], algorithms=["HS256"], options=options
-        )
-        if not (
-            all(type(claims.get(name)) is kind for name, kind in CLAIMS.items())
-            and claims["type"] in ("access", "refresh")
-            and ObjectId.is_valid(claims["sub"])
-            and (claims["jti"] + claims["sid"]).isascii()  # MongoDB cannot take half a character.
-        ):
-            raise JWTDecodeError("A claim is missing or malformed")
-        if claims["exp"] <= time.time():
-            raise ExpiredSignatureError("Past its exp")
-        return claims
-
-
-jwt = TokenManager(app)
+    The library takes claims of any type, and fills in some that are missing. It calls this function
+    before it does so. That is why the check is here: it sees what really stands in the token.
+    """
+    for name, kind in CLAIMS.items():
+        value = claims.get(name)
+        if type(value) is not kind:
+            raise JWTDecodeError("A claim is missing or has the wrong type.")
+        # Our texts are ASCII. Another one could hold half a character, which MongoDB cannot take.
+        if kind is str and not value.isascii():
+            raise JWTDecodeError("A claim is malformed.")
+    if claims["type"] not in ("access", "refresh"):
+        raise JWTDecodeError("There is no such type of token.")
+    if not ObjectId.is_valid(claims["sub"]):
+        raise JWTDecodeError("The subject is no id.")
+    # The audience: our tokens name none. RFC 8725, 3.9: refuse a token that is meant for others.
+    if "aud" in claims:
+        raise JWTDecodeError("The token is meant for somebody else.")
+    return app.config["JWT_SECRET_KEY"]
 
 
 @jwt.token_in_blocklist_loader
 def is_revoked(_header, claims):
-    """Whether the token itself, its session or its user is revoked."""
-    return [claims["jti"], claims["sid"], claims["sub"]] in BLACKLIST
+    """Whether the token's session or its password is revoked."""
+    return not BLACKLIST.isdisjoint([claims["sid"], claims["password_id"]])
 
 
-def refusal(code, message):
-    """A function that answers 401 with this code, whatever the library tells it."""
-    error = Unauthorized()
-    error.data = {"message": message, "error": code}
-    return lambda *_: http_error(error)
+@jwt.unauthorized_loader
+def no_token(_reason):
+    """Answer a request without a token."""
+    return error_response(401, *ERRORS[401])
 
 
-no_token = refusal("authorization_required", "Send a token: Authorization: Bearer <token>")
-jwt.unauthorized_loader(no_token)
-jwt.invalid_token_loader(refusal("invalid_token", "This token is not valid here."))
-jwt.revoked_token_loader(refusal("token_revoked", "This session is over. Log in again."))
-jwt.needs_fresh_token_loader(
-    refusal("fresh_token_required", "This request needs a fresh token. Log in again.")
-)
-# Not by the library's loaders: the first would be an invalid token there, the second wants the claims as well.
-app.register_error_handler(InvalidHeaderError, no_token)
-expired = refusal("token_expired", "This token has expired. Get a new one from /refresh or /login.")
-app.register_error_handler(ExpiredSignatureError, expired)
+@app.errorhandler(InvalidHeaderError)
+def no_bearer_token(_error):
+    """Answer an Authorization header without a bearer token. The library has no loader for it."""
+    return error_response(401, *ERRORS[401])
+
+
+@jwt.invalid_token_loader
+def invalid_token(_reason):
+    """Answer a token that we have not issued, or of the wrong type. The reason stays with us."""
+    return error_response(401, "invalid_token", "This token is not valid here.")
+
+
+@jwt.expired_token_loader
+def expired_token(_header, _claims):
+    """Answer a token that is past its `exp`."""
+    message = "This token has expired. Get a new one from /refresh or /login."
+    return error_response(401, "token_expired", message)
+
+
+@jwt.revoked_token_loader
+def revoked_token(_header, _claims):
+    """Answer a token whose session or password is revoked."""
+    return error_response(401, "token_revoked", "This session is over. Log in again.")
+
+
+@jwt.needs_fresh_token_loader
+def stale_token(_header, _claims):
+    """Answer a token from /refresh, where one from /login is asked for."""
+    message = "This request needs a fresh token. Log in again."
+    return error_response(401, "fresh_token_required", message)
+
+
+# URLs.
 
 
 class ResourceApi(Api):
-    """Flask-RESTful, with its errors left to the handlers above instead of a second, different error body."""
+    """Flask-RESTful, without its own error body: there would be two different ones."""
 
     def error_router(self, original_handler, e):
+        """Give every error to Flask, which gives it to the handlers above."""
         return original_handler(e)
 
 
@@ -166,10 +230,17 @@ api.add_resource(TokenRefresh, "/refresh")
 api.add_resource(TodoList, "/todos")
 api.add_resource(Todo, "/todos/<string:todo_id>")
 
+
+# The developer's server.
+
 if __name__ == "__main__":
-    # In the environment, since the reloader runs this file anew after each change: it finds the same values again.
-    os.environ["JWT_SECRET_KEY"] = os.environ.get("JWT_SECRET_KEY") or secrets.token_hex(32)
+    # These go into the environment, since the server starts this file anew whenever you save a
+    # change: it then finds the same secret, so your tokens stay valid, and the same MongoDB.
+    if not os.environ.get("JWT_SECRET_KEY"):
+        os.environ["JWT_SECRET_KEY"] = secrets.token_hex(32)
+    if not os.environ.get("MONGODB_URI"):
+        local_mongodb.start_if_needed()
+        os.environ["MONGODB_URI"] = local_mongodb.URI
     app.config["JWT_SECRET_KEY"] = os.environ["JWT_SECRET_KEY"]
-    os.environ["MONGODB_URI"] = os.environ.get("MONGODB_URI") or db.local_mongodb()
-    # 127.0.0.1: whoever reaches the debugger runs code on this machine.
+    # 127.0.0.1 is this machine alone: whoever reaches the debugger can run code on it.
     app.run(host="127.0.0.1", port=int(PORT), debug=True)

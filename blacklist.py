@@ -1,4 +1,4 @@
-"""What has been revoked. One collection for all worker processes and dynos, which survives restarts."""
+"""What has been revoked: one collection for all workers and dynos, which survives restarts."""
 
 import datetime
 
@@ -8,24 +8,36 @@ import db
 
 
 class Blacklist:
-    """Reads like a set of ids: of sessions (`sid`), users (`sub`) and single tokens (`jti`). `in` takes several."""
+    """A set of revoked ids, kept in MongoDB. Like Python's sets it has `add` and `isdisjoint`.
+
+    There are two kinds of ids, and every token carries one of each: `sid`, of a session (a login),
+    and `password_id`, of a password. Whoever revokes an id ends every token that carries it.
+    """
 
     def add(self, revoked_id):
         """Revoke every token that carries this id, from now on."""
-        # At `expires_at` the last token is past its `exp`: an access token that was refreshed at the very end.
+        # The last token that can carry the id is an access token that was made at the very end of a
+        # refresh token's life. When that has expired too, MongoDB deletes the entry.
         lifetime = (
             current_app.config["JWT_REFRESH_TOKEN_EXPIRES"]
             + current_app.config["JWT_ACCESS_TOKEN_EXPIRES"]
         )
-        expires_at = datetime.datetime.now(datetime.UTC) + lifetime
-        db.blacklist.update_one(
+        expires_at = datetime.datetime.now(datetime.timezone.utc) + lifetime
+        # `upsert` inserts the entry if it is not there, so that an id can be added twice.
+        db.blacklist().update_one(
             {"_id": revoked_id}, {"$set": {"expires_at": expires_at}}, upsert=True
         )
 
-    def __contains__(self, ids):
-        """Whether any of these ids is revoked. Asked on every request that carries a token: an answer kept for later
-        would let a token outlive its logout."""
-        return bool(db.blacklist.distinct("_id", {"_id": {"$in": ids}}))
+    def isdisjoint(self, ids):
+        """Whether none of these ids is revoked.
+
+        Every request that carries a token asks this, and asks MongoDB. An answer kept for later
+        would let a token outlive its logout.
+        """
+        # `distinct` answers from the index on `_id` in one step, without the cursor of a `find`: of
+        # all ways to ask this it takes the least time.
+        revoked = db.blacklist().distinct("_id", {"_id": {"$in": ids}})
+        return not revoked
 
 
 BLACKLIST = Blacklist()

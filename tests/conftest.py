@@ -40,7 +40,7 @@ def database(mongod):
     """The server's database, empty."""
     with MongoClient(mongod.uri) as client:
         database = client.get_default_database()
-        for name in ("users", "todos", "blacklist"):
+        for name in ("users", "todos", "blacklist", "guesses"):
             database[name].delete_many({})  # Not dropped: that would take the indexes along.
         yield database
 
@@ -67,9 +67,11 @@ def start(tmp_path):
     servers = []
 
     def start(uri, wait=True, options=(), **settings):
-        server = Server(
-            [*procfile_command(), *options], tmp_path / f"log{len(servers)}", uri, **settings
-        )
+        command = procfile_command()
+        if options:
+            # Without --ini, uWSGI reads the file after the options, and the file wins.
+            command = [command[0], "--ini", command[1], *options]
+        server = Server(command, tmp_path / f"log{len(servers)}", uri, **settings)
         servers.append(server)
         return server.wait() if wait else server
 

@@ -1,7 +1,7 @@
 """What the tests share: a real MongoDB, a real server, and clients that talk to it through HTTP."""
 
-import ast
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -21,14 +21,15 @@ import requests
 from honcho.environ import parse_procfile
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
-from werkzeug.exceptions import HTTPException, default_exceptions
+from werkzeug.exceptions import HTTPException
 
-import db
+from resources.local_mongodb import start_mongod
 
 ROOT = Path(__file__).parent.parent
 SECRET = "a secret for the tests, of at least 32 bytes"
 PASSWORD = "correct horse battery staple"
-# What a developer has set must not reach the servers under test; what is installed beside this Python must.
+# What a developer has set must not reach the servers under test. What is installed beside this
+# Python must.
 for setting in ("MONGODB_URI", "JWT_SECRET_KEY", "PORT", "WEB_CONCURRENCY"):
     os.environ.pop(setting, None)
 CLEAN = os.environ | {"PATH": os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]}
@@ -59,7 +60,7 @@ class Mongod:
         self.start()
 
     def start(self):
-        self.process = db.start_mongod(self.folder, self.port, self.options)
+        self.process = start_mongod(self.folder, self.port, self.options)
 
     def kill(self):
         self.process.kill()
@@ -67,7 +68,7 @@ class Mongod:
 
 
 class Server:
-    """The API as a process of its own, reached through HTTP. `log` is the path of what it prints."""
+    """The API as a process of its own, reached through HTTP. `log` is where its output is."""
 
     def __init__(self, command, log, uri, port=None, cwd=ROOT, **env):
         self.port = port or free_port()
@@ -135,10 +136,20 @@ class Server:
 
 
 def procfile_command():
-    """The line of the Procfile, or the developer's server where there is no uWSGI, as on Windows."""
+    """The line of the Procfile. If there is no uWSGI, as on Windows, the developer's server."""
     if not shutil.which("uwsgi", path=CLEAN["PATH"]):
         return [sys.executable, "app.py"]
     return shlex.split(parse_procfile((ROOT / "Procfile").read_text()).processes["web"])
+
+
+_addresses = itertools.count(1)
+
+
+def new_address():
+    """A client's address that no other test uses: each process remembers for a moment whom it has
+    refused, also when the database has been emptied."""
+    number = next(_addresses)
+    return f"198.18.{number // 250}.{number % 250}"
 
 
 class User:
@@ -172,6 +183,7 @@ def claims(token):
 
 def assert_error(response, status, code, message=None):
     """The contract's error body, and nothing beside it."""
+    assert ERROR_CODES[code] == status
     assert response.status_code == status, response.text
     assert response.headers["Content-Type"] == "application/json"
     assert response.json().keys() == {"message", "error"}
@@ -222,7 +234,10 @@ def report(**figures):
 
 
 class Load:
-    """Clients that send one request after another until the block ends. `results` holds (begin, end, status, ...)."""
+    """Clients that send one request after another until the block ends.
+
+    `results` holds (begin, end, status) of each.
+    """
 
     def __init__(self, send, clients=8):
         self.send, self.results, self.going = send, [], True
@@ -261,9 +276,30 @@ class Load:
 
 # What every route is, what the README and the Postman collection say.
 
+# All error codes of the contract, each with its status.
+ERROR_CODES = {
+    "bad_request": 400,
+    "authorization_required": 401,
+    "invalid_token": 401,
+    "token_expired": 401,
+    "token_revoked": 401,
+    "fresh_token_required": 401,
+    "invalid_credentials": 401,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "username_taken": 409,
+    "request_too_large": 413,
+    "unsupported_media_type": 415,
+    "too_many_attempts": 429,
+    "internal_error": 500,
+    "database_unavailable": 503,
+    "server_busy": 503,
+}
+
 ROUTES = [
     ("POST", "/register"),
     ("GET", "/user/alice"),
+    ("PUT", "/user/alice"),
     ("DELETE", "/user/alice"),
     ("POST", "/login"),
     ("POST", "/logout"),
@@ -293,7 +329,7 @@ def blocks(text):
 
 
 def normalised(text):
-    """The text with ids and times numbered by their first appearance, so that the same id stays the same one."""
+    """The text with its ids and times numbered as they first appear: the same id stays the same."""
     seen = {}
 
     def name(match):
@@ -310,7 +346,7 @@ REQUESTS = [request for folder in COLLECTION["item"] for request in folder["item
 
 
 def served(adapter, item):
-    """The endpoint that answers a request, and its method. None where the URL is made by a script."""
+    """The endpoint that answers a request, and its method. None if a script makes the URL."""
     path = item["request"]["url"].removeprefix("{{url}}").split("?")[0]
     try:
         return adapter.match(re.sub(r"{{\w+}}", "x", path), item["request"]["method"])[0], item[
@@ -318,35 +354,6 @@ def served(adapter, item):
         ]["method"]
     except HTTPException:
         return None
-
-
-def default_codes():
-    """The codes of errors that name none, with their statuses."""
-    from app import (
-        http_error,  # Here, since the benchmark, which needs no app of its own, imports this module.
-    )
-
-    return {
-        json.loads(http_error(default_exceptions[status]()).data)["error"]: status
-        for status in (400, 404, 405, 413, 415, 500, 503)
-    }
-
-
-def error_codes():
-    """All codes of the app: the defaults, `error="..."` anywhere in its source, and the first argument of `refusal`."""
-    codes = set(default_codes())
-    for path in [ROOT / "app.py", *(ROOT / "resources").glob("*.py")]:
-        calls = [
-            node
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-            if isinstance(node, ast.Call)
-        ]
-        given = [
-            keyword.value for call in calls for keyword in call.keywords if keyword.arg == "error"
-        ]
-        given += [call.args[0] for call in calls if getattr(call.func, "id", None) == "refusal"]
-        codes |= {node.value for node in given if isinstance(node, ast.Constant)}
-    return codes
 
 
 # A replica set: what Atlas runs, on one machine.

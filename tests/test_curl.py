@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def mismatches(text, url):
-    """Run the commands of a chapter in one shell; return each output shown beside what came, where they differ."""
+    """Run the commands of a chapter in one shell; return (shown, came) for outputs that differ."""
     end = "--- the end of a block ---\n"
     script = f"echo '{end.strip()}'\n".join(commands for commands, _ in blocks(text))
     done = subprocess.run(

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from helpers import CLEAN, ROOT, Server, User, assert_error, free_port, is_open, wait_for
 
-import db
+from resources import local_mongodb
 
 COMMAND = [sys.executable, "app.py"]
 posix = pytest.mark.skipif(os.name == "nt", reason="shell scripts and signals of Linux and macOS")
@@ -100,7 +100,7 @@ def test_reload_keeps_the_mongodb_and_the_tokens(no_mongodb, project, tmp_path):
 
 @posix
 def test_mongodb_that_a_crash_left_behind_is_found_again(no_mongodb, project, tmp_path):
-    left = db.start_mongod(project / ".mongodb", 27017)
+    left = local_mongodb.start_mongod(project / ".mongodb", 27017)
     try:
         server = start(project, tmp_path).wait()
         User(server, "alice")
@@ -152,9 +152,9 @@ def test_mongod_that_cannot_run_is_said(no_mongodb, project, tmp_path, script, t
 
 def test_no_mongod_at_all_says_how_to_get_one(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(db, "WHEEL", tmp_path)
+    monkeypatch.setattr(local_mongodb, "MONGOD_FOLDER", tmp_path)
     with pytest.raises(SystemExit) as stopped:
-        db.start_mongod(tmp_path, free_port())
+        local_mongodb.start_mongod(tmp_path, free_port())
     for word in ("pip install", "brew", ".msi", "MONGODB_URI", "export", "$env:", "Atlas"):
         assert word in str(stopped.value)
 

@@ -27,6 +27,7 @@ CODES = {
     409: {"username_taken"},
     413: {"request_too_large"},
     415: {"unsupported_media_type"},
+    429: {"too_many_attempts"},
 }
 FIELDS = st.sampled_from(
     ["username", "password", "name", "description", "done", "id", "$set", "name.x", ""]

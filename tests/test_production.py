@@ -1,4 +1,4 @@
-"""Production as Heroku runs it, by the line of the Procfile: settings, many workers, and what can go wrong."""
+"""Production as Heroku runs it, by the Procfile's line: settings, workers, what can go wrong."""
 
 import contextlib
 import http.client
@@ -26,6 +26,7 @@ from helpers import (
     User,
     assert_error,
     at_once,
+    claims,
     free_port,
     is_open,
     procfile_command,
@@ -126,6 +127,14 @@ def test_password_is_neither_stored_nor_logged(mongod, database, start):
     assert PASSWORD not in str(list(database.users.find())) + server.log.read_text()
 
 
+def unless_busy(answer):
+    """The status of an answer. False if the server was too busy to hash a password."""
+    if answer.status_code == 503:
+        assert_error(answer, 503, "server_busy")
+        return False
+    return answer.status_code
+
+
 # Many workers, many dynos
 
 
@@ -187,7 +196,9 @@ def test_deletion_that_the_database_did_not_survive_is_finished_by_a_repeat(own_
         )
         with ThreadPoolExecutor() as pool:
             deletion = pool.submit(server.delete, "/user/alice", alice.access)
-            wait_for(lambda: database.blacklist.find_one({"_id": alice.id}))
+            wait_for(
+                lambda: database.blacklist.find_one({"_id": claims(alice.access)["password_id"]})
+            )
             own_mongod.kill()
             assert_error(deletion.result(), 503, "database_unavailable")
         own_mongod.start()
@@ -220,13 +231,15 @@ def test_todos_that_are_added_while_their_user_is_deleted_are_gone_too(own_mongo
 
 @pytest.mark.slow
 def test_of_100_simultaneous_registrations_one_succeeds_also_without_indexes(own_mongod, start):
-    server = start(
-        own_mongod.uri, WEB_CONCURRENCY="4"
-    )  # Nothing has been asked of the database yet.
-    answers = at_once(
-        100, lambda: server.post("/register", json={"username": "alice", "password": PASSWORD})
-    )
-    assert Counter(answer.status_code for answer in answers) == {201: 1, 409: 99}
+    # Nothing has been asked of the database yet.
+    server = start(own_mongod.uri, WEB_CONCURRENCY="4")
+
+    def register():
+        """Register, and again if the server is too busy to hash the password."""
+        body = {"username": "alice", "password": PASSWORD}
+        return wait_for(lambda: unless_busy(server.post("/register", json=body)))
+
+    assert Counter(at_once(100, register)) == {201: 1, 409: 99}
     with MongoClient(own_mongod.uri) as client:
         assert client.get_default_database().users.count_documents({}) == 1
 
@@ -292,6 +305,7 @@ def every_route(server, alice):
         ("POST", "/refresh", alice.refresh, None),
         ("POST", "/logout", alice.access, None),
         ("GET", "/user/alice", alice.access, None),
+        ("PUT", "/user/alice", alice.access, {"current_password": PASSWORD, "password": PASSWORD}),
         ("DELETE", "/user/alice", alice.access, None),
         ("GET", "/todos", alice.access, None),
         ("POST", "/todos", alice.access, {"name": "x"}),
@@ -396,7 +410,8 @@ def test_sigterm_answers_what_is_in_flight_and_leaves_nothing(own_mongod, start)
         for started, ended, status in load.results
         if started < begin - 0.05 and ended > begin
     ]
-    assert in_flight and set(in_flight) == {201}
+    # Some may have been told that there are too many passwords to hash.
+    assert 201 in in_flight and set(in_flight) <= {201, 503}
     wait_for(lambda: not alive(server.process.pid))
     with pytest.raises(requests.ConnectionError):
         server.get("/todos")
@@ -410,7 +425,8 @@ def test_sigterm_answers_what_is_in_flight_and_leaves_nothing(own_mongod, start)
         pytest.param(b"GET /todos HT", marks=pytest.mark.slow),
         pytest.param(b"GET /todos HTTP/1.1\r\nHost: x\r\nAuthoriz", marks=pytest.mark.slow),
         pytest.param(
-            b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{",
+            b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 99\r\n\r\n{",
             marks=pytest.mark.slow,
         ),
         b"POST /login HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{",

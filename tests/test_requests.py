@@ -19,14 +19,18 @@ def test_unknown_url_is_a_json_404(api, path):
     assert_error(api.get(path), 404, "not_found")
 
 
-@pytest.mark.parametrize("path", sorted({path for _, path in ROUTES}))
-@pytest.mark.parametrize(
-    "method", ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW"]
-)
+METHODS = ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW"]
+NOT_ALLOWED = [
+    (method, path)
+    for path in sorted({path for _, path in ROUTES})
+    for method in METHODS
+    if (method, path) not in ROUTES
+]
+
+
+@pytest.mark.parametrize(("method", "path"), NOT_ALLOWED)
 def test_other_methods_are_a_405_that_names_the_right_ones(api, method, path):
     allowed = {verb for verb, url in ROUTES if url == path}
-    if method in allowed:
-        return
     response = api.request(method, path)
     assert_error(response, 405, "method_not_allowed")
     assert {verb.strip() for verb in response.headers["Allow"].split(",")} - {"HEAD"} == allowed

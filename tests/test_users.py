@@ -19,7 +19,10 @@ def test_registering_answers_with_the_place_of_the_user(api, database):
     )
     assert response.headers["Location"] == "/user/alice"
     (stored,) = database.users.find()
-    assert stored.keys() == {"_id", "username", "password"} and stored["username"] == "alice"
+    assert (
+        stored.keys() == {"_id", "username", "password", "password_id"}
+        and stored["username"] == "alice"
+    )
 
 
 def test_password_is_stored_as_argon2id_with_the_figures_of_owasp(api, database):
@@ -96,7 +99,9 @@ def test_of_simultaneous_registrations_one_succeeds(api, database):
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(statuses) == [201] + 19 * [409]
+    # Some may be told that the server has too many passwords to hash at this moment.
+    assert statuses.count(201) == 1
+    assert set(statuses) <= {201, 409, 503}
     assert database.users.count_documents({}) == 1
 
 
@@ -250,15 +255,9 @@ def test_blacklist_keeps_a_session_until_its_last_token_has_expired_and_not_much
     (entry,) = database.blacklist.find()
     assert entry["_id"] == claims(alice.access)["sid"]
     left = entry["expires_at"] - datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
-    # The refresh token can make an access token in the last of its 30 days, which lives another 15 minutes.
+    # The refresh token can make an access token in the last of its 30 days. That one lives another
+    # 15 minutes.
     assert datetime.timedelta(days=30, minutes=14) < left <= datetime.timedelta(days=30, minutes=15)
-
-
-def test_single_token_can_be_revoked(api, database, alice):
-    expires_at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)
-    database.blacklist.insert_one({"_id": claims(alice.access)["jti"], "expires_at": expires_at})
-    assert_error(api.get("/todos", alice.access), 401, "token_revoked")
-    assert api.post("/refresh", alice.refresh).status_code == 200
 
 
 # GET /user/<username>
@@ -278,6 +277,143 @@ def test_other_users_look_like_unknown_ones(api, alice, bob):
 
 def test_refresh_token_does_not_show_the_user(api, alice):
     assert_error(api.get("/user/alice", alice.refresh), 401, "invalid_token")
+
+
+# PUT /user/<username>
+
+NEW = "another battery staple"
+CHANGE = {"current_password": PASSWORD, "password": NEW}
+
+
+def test_new_password_begins_a_new_session_and_ends_all_others(api, database, alice, bob):
+    todo = alice.add()
+    other_access, other_refresh = alice.login()
+    refreshed = api.post("/refresh", other_refresh).json()["access_token"]
+    response = api.put("/user/alice", alice.access, json=CHANGE)
+    assert response.status_code == 200
+    assert response.json().keys() == {"access_token", "refresh_token"}
+    assert response.headers["Cache-Control"] == "no-store"
+    access, refresh = response.json()["access_token"], response.json()["refresh_token"]
+    for former in (alice.access, other_access, refreshed):
+        assert_error(api.get("/todos", former), 401, "token_revoked")
+    for former in (alice.refresh, other_refresh):
+        assert_error(api.post("/refresh", former), 401, "token_revoked")
+    assert api.get("/todos", access).json()["todos"] == [todo]
+    assert api.post("/refresh", refresh).status_code == 200
+    assert claims(access)["fresh"] is True
+    assert claims(access)["sid"] not in (claims(alice.access)["sid"], claims(other_access)["sid"])
+    assert api.get("/todos", bob.access).status_code == 200
+    stored = database.users.find_one({"username": "alice"})
+    assert stored.keys() == {"_id", "username", "password", "password_id"}
+    assert argon2.verify(NEW, stored["password"])
+
+
+def test_only_the_new_password_logs_in(api, alice):
+    api.put("/user/alice", alice.access, json=CHANGE)
+    former = api.post("/login", json={"username": "alice", "password": PASSWORD})
+    assert_error(former, 401, "invalid_credentials")
+    login = api.post("/login", json={"username": "alice", "password": NEW})
+    assert api.get("/todos", login.json()["access_token"]).status_code == 200
+
+
+def test_password_can_be_changed_again_and_to_the_same(api, alice):
+    tokens = api.put("/user/alice", alice.access, json=CHANGE).json()
+    change = {"current_password": NEW, "password": NEW}
+    response = api.put("/user/alice", tokens["access_token"], json=change)
+    assert response.status_code == 200
+    assert_error(api.get("/todos", tokens["access_token"]), 401, "token_revoked")
+    assert api.get("/todos", response.json()["access_token"]).status_code == 200
+
+
+def test_wrong_current_password_changes_nothing(api, database, alice):
+    before = database.users.find_one()
+    change = {**CHANGE, "current_password": "wrong password"}
+    response = api.put("/user/alice", alice.access, json=change)
+    assert_error(response, 401, "invalid_credentials")
+    assert database.users.find_one() == before
+    assert api.get("/todos", alice.access).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "bad"),
+    [
+        ({}, {"current_password", "password"}),
+        ({"password": NEW}, {"current_password"}),
+        ({"current_password": PASSWORD}, {"password"}),
+        ({**CHANGE, "password": "1234567"}, {"password"}),
+        ({**CHANGE, "password": "x" * 257}, {"password"}),
+        ({**CHANGE, "password": None}, {"password"}),
+        ({**CHANGE, "current_password": 5}, {"current_password"}),
+        ({**CHANGE, "current_password": {"$ne": ""}}, {"current_password"}),
+        ({**CHANGE, "username": "bob"}, {"username"}),
+        ({**CHANGE, "password": "\ud800" * 8}, {"password"}),
+    ],
+)
+def test_bad_change_of_the_password_is_a_400_and_changes_nothing(api, database, alice, body, bad):
+    before = database.users.find_one()
+    response = api.put("/user/alice", alice.access, json=body)
+    assert_error(response, 400, "bad_request")
+    assert response.json()["message"].keys() == bad
+    assert database.users.find_one() == before
+
+
+def test_stranger_cannot_change_the_password(api, database, alice, bob):
+    before = list(database.users.find())
+    other = api.put("/user/bob", alice.access, json=CHANGE)
+    unknown = api.put("/user/nobody", alice.access, json=CHANGE)
+    assert_error(other, 404, "not_found")
+    assert other.content == unknown.content and other.headers == unknown.headers
+    assert list(database.users.find()) == before
+
+
+def test_new_password_needs_a_fresh_token(api, database, alice):
+    before = database.users.find_one()
+    refreshed = api.post("/refresh", alice.refresh).json()["access_token"]
+    answer = api.put("/user/alice", refreshed, json=CHANGE)
+    assert_error(answer, 401, "fresh_token_required")
+    assert_error(api.put("/user/alice", alice.refresh, json=CHANGE), 401, "invalid_token")
+    assert_error(api.put("/user/alice", json=CHANGE), 401, "authorization_required")
+    assert database.users.find_one() == before
+
+
+def change_half(database, user):
+    """Leave the database as a change of the password does that is cut off after its first step."""
+    stored = database.users.find_one({"username": user.name})
+    new = {
+        "password": CryptContext(["argon2"]).hash(NEW),
+        "password_id": "the id of the new password",
+        "former_password_id": stored["password_id"],
+    }
+    database.users.update_one({"_id": stored["_id"]}, {"$set": new})
+
+
+@pytest.mark.parametrize("next_one", ["login", "PUT", "DELETE", "GET"])
+def test_change_that_was_cut_off_is_finished_by_whoever_comes_next(api, database, alice, next_one):
+    other_access, _ = alice.login()
+    change_half(database, alice)
+    if next_one == "login":
+        login = api.post("/login", json={"username": "alice", "password": NEW})
+        assert login.status_code == 200
+    else:
+        body = CHANGE if next_one == "PUT" else None
+        answer = api.request(next_one, "/user/alice", alice.access, json=body)
+        assert_error(answer, 401, "token_revoked")
+    for former in (alice.access, other_access):
+        assert_error(api.get("/todos", former), 401, "token_revoked")
+    former = api.post("/login", json={"username": "alice", "password": PASSWORD})
+    assert_error(former, 401, "invalid_credentials")
+    login = api.post("/login", json={"username": "alice", "password": NEW})
+    assert api.get("/todos", login.json()["access_token"]).status_code == 200
+    assert "former_password_id" not in database.users.find_one()
+
+
+def test_user_whose_change_was_cut_off_can_be_deleted(api, database, alice):
+    change_half(database, alice)
+    login = api.post("/login", json={"username": "alice", "password": NEW}).json()
+    assert api.delete("/user/alice", login["access_token"]).status_code == 200
+    assert_error(api.get("/todos", login["access_token"]), 401, "token_revoked")
+    assert_error(api.get("/todos", alice.access), 401, "token_revoked")
+    assert not list(database.users.find())
 
 
 # DELETE /user/<username>
@@ -332,7 +468,9 @@ def test_deletion_that_failed_half_way_is_finished_by_repeating_it(
 ):
     # What it leaves when the database goes away after its first step, or after its second.
     expires_at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=31)
-    database.blacklist.insert_one({"_id": alice.id, "expires_at": expires_at})
+    database.blacklist.insert_one(
+        {"_id": claims(alice.access)["password_id"], "expires_at": expires_at}
+    )
     if todos_left:
         database.todos.insert_one(
             {"owner_id": database.users.find_one()["_id"], "name": "left over"}
@@ -346,6 +484,8 @@ def test_deletion_that_failed_half_way_is_finished_by_repeating_it(
 
 def test_session_that_was_logged_out_cannot_delete_even_half_deleted(api, database, alice):
     api.post("/logout", alice.access)
-    database.blacklist.insert_one({"_id": alice.id, "expires_at": datetime.datetime(2999, 1, 1)})
+    database.blacklist.insert_one(
+        {"_id": claims(alice.access)["password_id"], "expires_at": datetime.datetime(2999, 1, 1)}
+    )
     assert_error(api.delete("/user/alice", alice.access), 401, "token_revoked")
     assert database.users.count_documents({}) == 1

@@ -62,8 +62,8 @@ def answers(port):
 def start_mongod(folder, port, options=()):
     """Start a mongod for 127.0.0.1:`port`, with data and log below `folder`; return its Popen.
 
-    `options` are more of mongod's own. Waits until it answers. It ends together with this process. If there is no mongod, or it cannot
-    run, this process ends with a text that says what to do.
+    `options` are more of mongod's own. Waits until it answers. It ends together with this process.
+    If there is no mongod, or it cannot run, this process ends with a text that says what to do.
     """
     data = Path(folder, "data")
     log = Path(folder, "mongod.log")

@@ -10,6 +10,7 @@ import contextlib
 import os
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from passlib.context import CryptContext
@@ -37,8 +38,19 @@ except ImportError:
     # `python app.py` starts a thread for each request. It gets the limit that production has.
     THREADS = 6
 
-# A process with a single thread has no half; it hashes all the same.
-places = threading.BoundedSemaphore(max(1, THREADS // 2))
+# How many requests may wait for a hash: half of the threads. A process with a single thread has no
+# half; it hashes all the same.
+MOST_WAITING = max(1, THREADS // 2)
+# And how long, in seconds. If hashes are slow at this moment, fewer requests may wait for them.
+LONGEST_WAIT = 0.4
+# For how long, in seconds, a process that had to turn somebody away does so at once.
+BUSY_FOR = 0.05
+
+# What the threads of this process know together. They change it only while they hold the lock.
+lock = threading.Lock()
+waiting = 0
+seconds_each = 0.0
+busy_until = 0.0
 
 
 def lower_priority():
@@ -56,22 +68,46 @@ hashing_thread = ThreadPoolExecutor(max_workers=1, initializer=lower_priority)
 
 @contextlib.contextmanager
 def place():
-    """Hold one of the places for requests that wait for a hash.
+    """Be one of the requests that wait for a hash.
 
-    Raises ServiceUnavailable if all are taken.
+    Raises ServiceUnavailable if too many are waiting already.
     """
-    if not places.acquire(blocking=False):
-        raise ServiceUnavailable(retry_after=1)
+    global waiting, seconds_each
+    with lock:
+        if no_place():
+            turn_away()
+        waiting += 1
+        position = waiting
+    begin = time.monotonic()
     try:
         yield
     finally:
-        places.release()
+        with lock:
+            waiting -= 1
+            seconds_each = (time.monotonic() - begin) / position
+
+
+def no_place():
+    """Whether one more request would be one too many, or would wait too long."""
+    # Whoever is alone never waits too long, since then `waiting` is 0.
+    return waiting >= MOST_WAITING or waiting * seconds_each > LONGEST_WAIT
+
+
+def turn_away():
+    """Raise ServiceUnavailable, and be busy for a moment."""
+    global busy_until
+    busy_until = time.monotonic() + BUSY_FOR
+    raise ServiceUnavailable(retry_after=1)
 
 
 def refuse_if_busy():
-    """Raise ServiceUnavailable if all places are taken: for a request that has more to do first."""
-    with place():
-        pass
+    """Raise ServiceUnavailable if this process has just turned somebody away, and has no place yet.
+
+    For a request that has other work to do before it takes a place.
+    """
+    with lock:
+        if time.monotonic() < busy_until and no_place():
+            turn_away()
 
 
 def hash_password(password):

@@ -7,6 +7,11 @@ from pymongo import MongoClient
 
 def pytest_addoption(parser):
     parser.addoption("--all", action="store_true", help="also run the tests that take minutes")
+    parser.addoption(
+        "--update",
+        action="store_true",
+        help="write the answers that come into README.md and the Postman collection",
+    )
 
 
 def pytest_configure(config):
@@ -18,6 +23,12 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker("slow"):
                 item.add_marker(pytest.mark.skip(reason="takes many seconds; run with --all"))
+
+
+@pytest.fixture(scope="session")
+def update(pytestconfig):
+    """Whether to write down what the server answers now, in place of what is shown."""
+    return pytestconfig.getoption("--update")
 
 
 @pytest.fixture(scope="session")

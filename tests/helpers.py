@@ -315,6 +315,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 CHANGING = re.compile(
     r"(?P<token>eyJ[\w.-]+)|(?<=after=)(?P<cursor>[\w.%-]+)"
     r"|(?P<time>\d{4}-\d\d-\d\dT[\d:.]{12}Z)|(?P<id>\b[0-9a-f]{24}\b)"
+    r"|(?P<hash>\$argon2id\$v=19\$m=19456,t=2,p=1\$[\w+/]+\$[\w+/]+)"
+    r"|(?P<uuid>[0-9a-f]{8}-[0-9a-f-]{27})|(?P<seconds>\b1[789]\d{8}\b)"
+    r"|(?P<datetime>datetime\.datetime\([\d, ]+\))|(?<=Retry-After: )(?P<wait>\d+)"
 )
 
 
@@ -334,8 +337,10 @@ def normalised(text):
 
     def name(match):
         kind = match.lastgroup
-        # Tokens are never shown in full, so one looks like another.
-        return kind if kind == "token" else f"{kind}{seen.setdefault(match[0], len(seen))}"
+        if kind in ("id", "time", "cursor"):
+            return f"{kind}{seen.setdefault(match[0], len(seen))}"
+        # Whether two of the others are the same is not shown.
+        return kind
 
     return CHANGING.sub(name, text)
 

@@ -1,5 +1,6 @@
-"""The README says what stands in the repository. What its curl commands print is in test_curl.py."""
+"""The README says what is in the repository. What its commands print is in test_curl.py."""
 
+import ast
 import json
 import os
 import re
@@ -23,9 +24,8 @@ from helpers import (
 from app import app
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-EXCERPT = re.compile(
-    r"^### ([\w./]+)\n+```python\n(.*?)^```$", re.MULTILINE | re.DOTALL
-)  # A heading names its file.
+# The line before an excerpt names its file.
+EXCERPT = re.compile(r"^\[([\w./]+)\]\(\1\):\n\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROSE = FENCE.sub("", README)
 # The tokens that each word of the route table stands for. `stale` is an access token from /refresh.
 TOKENS = {
@@ -35,11 +35,19 @@ TOKENS = {
     "fresh access": {"fresh"},
     "access or refresh": {"refresh", "stale", "fresh"},
 }
-KINDS = {"sh", "powershell", "json", "text", "js", "python"}
-RUN = ["Quick start", "Environment setup", "Testing with curl"]
-# What a test machine cannot or should not run: it needs an account, a download, or another system.
+KINDS = {"sh", "powershell", "json", "text", "js", "python", "http", "mermaid"}
+RUN = [
+    "Quick start",
+    "Environment setup",
+    "Ideas before code",
+    "Code walk-through",
+    "Testing with curl",
+]
+# What a test machine cannot or should not run: it needs an account, a download, another system, or
+# it is run by another test.
 ELSEWHERE = re.compile(
-    r"heroku |git |export |python app\.py$|npx --yes (newman|mongosh)|url=https|curl -si |python tests/benchmark\.py"
+    r"heroku |git |cd todo-api|export |python app\.py$|npx --yes (newman|mongosh)|url=https"
+    r"|curl -si |curl -v |PORT=5001 uwsgi|python tests/benchmark\.py|python -m pytest"
 )
 
 
@@ -68,14 +76,25 @@ def test_first_request_is_answered_within_60_lines():
 
 def test_every_excerpt_stands_in_its_file():
     excerpts = EXCERPT.findall(README)
+    assert len(excerpts) > 20
     for path, code in excerpts:
-        rest = "\n" + read(path)
-        for part in code.split("...\n"):  # In the file's order.
-            assert f"\n{part}" in rest, (path, part)
-            rest = rest[rest.index(f"\n{part}") + len(part) :]
-    assert [code for kind, code in FENCE.findall(README) if kind == "python"] == [
-        code for _, code in excerpts
-    ]
+        # Several functions can be shown together; each stands in the file as it is.
+        for part in code.split("\n\n\n"):
+            assert part.strip("\n") in read(path), (
+                f"README.md shows this of {path}, and it stands there no longer. Copy the function"
+                f" into README.md again:\n{part}"
+            )
+
+
+def test_every_excerpt_names_its_file():
+    of_files = [code for _, code in EXCERPT.findall(README)]
+    own_field = fenced("python", chapter("A field of your own"))
+    assert sorted(fenced("python")) == sorted(of_files + own_field)
+
+
+def fenced(language, text=README):
+    """The code of all blocks in a language."""
+    return [code for kind, code in FENCE.findall(text) if kind == language]
 
 
 def test_script_for_postman_stands_in_the_collection():
@@ -99,7 +118,8 @@ def test_route_table_has_every_url_and_method():
 @pytest.mark.parametrize(("method", "url", "token"), [row[:3] for row in ROUTES])
 def test_route_takes_the_tokens_that_the_table_says(api, alice, method, url, token):
     refreshed = api.post("/refresh", alice.refresh).json()["access_token"]
-    # Of sessions of their own, since one of the requests is a logout. `fresh` is last: one is the user's deletion.
+    # Of sessions of their own, since one of the requests is a logout. `fresh` is last, since one is
+    # the user's deletion.
     tokens = {
         "none": None,
         "refresh": alice.login()[1],
@@ -132,17 +152,12 @@ def test_error_table_has_every_code():
     assert len(table("status")) == len(ERROR_CODES)
 
 
-def test_variable_table_has_every_variable_that_is_read():
-    code = "".join(read(path) for path in [*ROOT.glob("*.py"), *(ROOT / "resources").glob("*.py")])
-    names = set(re.findall(r'environ(?:\.get|\.setdefault)?[(\[]"(\w+)"', code))
-    names |= set(re.findall(r"(?:if-(?:not-)?env = |\$\()(\w+)", read("uwsgi.ini")))
+def test_variable_table_has_every_variable():
+    """That they are read, and what happens without them, is in test_production.py."""
     rows = {name: defaults for name, *defaults, _ in table("variable")}
-    assert rows.keys() == names
-    port, processes = re.search(
-        r"http-socket = :(\d+)[^$]*processes = (\d+)", read("uwsgi.ini")
-    ).groups()
-    assert f'"PORT", "{port}"' in read("app.py") and rows["PORT"] == [port, port]
-    assert rows["WEB_CONCURRENCY"] == ["not used", processes]
+    assert rows.keys() == {"MONGODB_URI", "JWT_SECRET_KEY", "PORT", "WEB_CONCURRENCY"}
+    assert rows["PORT"] == ["5000", "5000"]
+    assert rows["WEB_CONCURRENCY"] == ["not used", "2"]
 
 
 def test_uwsgi_table_has_every_setting():
@@ -153,7 +168,7 @@ def test_uwsgi_table_has_every_setting():
 def listed_files():
     """The paths in the README's file tree."""
     folder, paths = "", set()
-    for line in chapter("Code walk-through").split("```text\n")[1].split("```")[0].splitlines():
+    for line in chapter("The files").split("```text\n")[1].split("```")[0].splitlines():
         indent, name, clause = re.fullmatch(r"( *)(\S+)(?: +(\S.*))?", line).groups()
         folder = folder if indent else ""
         paths |= {folder + name} - {folder + name if name.endswith("/") else ""}
@@ -177,6 +192,162 @@ def test_every_file_is_in_the_tree():
     assert set(tracked) - listed_files() == set(), (
         "add these to the file tree in README.md, with a clause each"
     )
+
+
+# Pictures
+
+PARSE = """
+import { readFileSync } from "node:fs";
+import { JSDOM } from "jsdom";
+
+const { window } = new JSDOM("");
+globalThis.window = window;
+globalThis.document = window.document;
+const mermaid = (await import("mermaid")).default;
+for (const picture of JSON.parse(readFileSync(0, "utf8"))) {
+    await mermaid.parse(picture);
+}
+"""
+NPM = shutil.which("npm", path=CLEAN["PATH"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not NPM, reason="Mermaid needs npm, which comes with Node.js")
+def test_pictures_can_be_drawn(tmp_path):
+    packages = ["mermaid@11.17.2", "jsdom@26.1.0"]
+    install = [NPM, "install", "--prefix", tmp_path, "--no-audit", "--no-fund", *packages]
+    subprocess.run(install, check=True, env=CLEAN, capture_output=True, timeout=300)
+    script = tmp_path / "parse.mjs"
+    script.write_text(PARSE)
+    pictures = fenced("mermaid")
+    assert len(pictures) == 4
+    assert parse(script, pictures).returncode == 0
+    # So that a parser that takes everything is noticed.
+    assert parse(script, ["flowchart TD\n a --> --> b"]).returncode != 0
+
+
+def parse(script, pictures):
+    """Let Mermaid read pictures, as GitHub does."""
+    return subprocess.run(
+        ["node", script], env=CLEAN, input=json.dumps(pictures), text=True, capture_output=True
+    )
+
+
+def modules():
+    """The modules of the app, by path, each as a syntax tree."""
+    paths = [*ROOT.glob("*.py"), *(ROOT / "resources").glob("*.py")]
+    return {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text("utf-8")) for path in paths}
+
+
+def imports(tree):
+    """The paths of the app's modules that a module imports."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return {path for path in modules() if path.removesuffix(".py").replace("/", ".") in names}
+
+
+def test_picture_of_the_files_shows_who_imports_whom():
+    [picture] = fenced("mermaid", chapter("The files"))
+    labels = dict(re.findall(r'(\w+)\["([^"]+)"\]', picture))
+    arrows = set()
+    for line in picture.splitlines()[1:]:
+        chain = [re.sub(r"\[.*\]", "", name.strip()) for name in line.split("-->")]
+        names = [labels.get(name, name) for name in chain]
+        arrows |= set(zip(names, names[1:], strict=False))
+    trees = modules()
+    imported = {(path, other) for path, tree in trees.items() for other in imports(tree)}
+    assert arrows == imported | {("Procfile", "uwsgi.ini"), ("uwsgi.ini", "run.py")}
+
+
+def test_pictures_name_what_there_is():
+    text = "\n".join(fenced("mermaid"))
+    assert set(re.findall(r"[\w/]+\.(?:py|ini)\b", text)) <= listed_files()
+    routes = {(method, url.split("/")[1]) for method, url, *_ in ROUTES}
+    named = set(re.findall(r"(GET|POST|PUT|DELETE) /(\w+)", text))
+    assert named and named <= routes
+    refusals = re.findall(r"\b(\d{3}) (\w+_\w+|not_found)", text)
+    assert len(refusals) > 8
+    assert [pair for pair in refusals if ERROR_CODES.get(pair[1]) != int(pair[0])] == []
+    functions = {
+        node.name
+        for tree in modules().values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+    }
+    others = {"password_id", "todo_id", "_id", "owner_id", "local_mongodb", "find_one"}
+    known = functions | others | ERROR_CODES.keys()
+    assert [name for name in re.findall(r"\b\w*_\w+\b", text) if name not in known] == []
+    assert {"decode_key", "is_revoked", "isdisjoint", "represent"} <= functions
+    threads = re.search(r"^threads = (\d+)$", read("uwsgi.ini"), re.MULTILINE)[1]
+    assert f"{threads} threads" in text
+
+
+# A field of your own
+
+
+FAILING = {
+    "test_adding_a_todo_answers_with_it_and_its_place",
+    "test_quick_start_shows_what_comes",
+    "test_ideas_show_what_comes",
+    "test_curl_chapter_shows_what_comes_each_time",
+    "test_runs_green_twice_and_leaves_the_database_as_it_was[production]",
+}
+
+
+def replace_once(path, old, new):
+    text = path.read_text(encoding="utf-8")
+    assert text.count(old) == 1, (path, old)
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def run_tests(project, *arguments):
+    """Run tests of a copy of the project; return the names of those that failed, and the output."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    done = subprocess.run(command, cwd=project, env=CLEAN, capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    return set(re.findall(r"^FAILED \S+::(\S+)", done.stdout, re.MULTILINE)), done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt" or not shutil.which("npx"), reason="needs bash, curl and npx")
+def test_field_of_your_own_works_as_the_chapter_says(tmp_path):
+    project = tmp_path / "project"
+    left_out = shutil.ignore_patterns(".git", ".mongodb", "env", "__pycache__", ".pytest_cache")
+    shutil.copytree(ROOT, project, ignore=left_out)
+    test, check, stored, shown = fenced("python", chapter("A field of your own"))
+    tests, code = project / "tests/test_todos.py", project / "resources/todo.py"
+    tests.write_text(tests.read_text("utf-8") + "\n\n" + test, encoding="utf-8")
+    assert run_tests(project, "tests/test_todos.py", "-k", "priority")[0] != set()
+    fields = 'FIELDS = {"name": name_field, "description": description_field, "done": boolean}\n'
+    replace_once(code, fields, check)
+    line = '            "done": fields.get("done", False),\n'
+    replace_once(code, line, line + stored)
+    line = '        "done": todo["done"],\n'
+    replace_once(code, line, line + shown)
+    assert run_tests(project, "tests/test_todos.py", "-k", "priority")[0] == set()
+    shown_by = ["tests/test_todos.py", "tests/test_curl.py", "tests/test_postman.py"]
+    failed, output = run_tests(project, *shown_by)
+    assert failed == FAILING, output
+    # What the table says to do.
+    replace_once(tests, '"done", "created_at"}', '"done", "priority", "created_at"}')
+    line = '        "done": True,\n        "created_at": created_at,\n'
+    replace_once(
+        tests, line, line.replace('"created_at":', '"priority": "normal",\n        "created_at":')
+    )
+    collection = project / "tests/todo-api.postman_collection.json"
+    text = collection.read_text("utf-8")
+    assert text.count('\\"done\\", \\"created_at\\"') == 2
+    text = text.replace(
+        '\\"done\\", \\"created_at\\"', '\\"done\\", \\"priority\\", \\"created_at\\"'
+    )
+    collection.write_text(text, encoding="utf-8")
+    run_tests(project, "tests/test_curl.py", "tests/test_postman.py", "--update")
+    failed, output = run_tests(project, *shown_by)
+    assert failed == set(), output
 
 
 def test_every_link_leads_somewhere():

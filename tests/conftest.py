@@ -97,3 +97,11 @@ def own_mongod(tmp_path):
     mongod = Mongod(tmp_path / "mongod")
     yield mongod
     mongod.kill()
+
+
+@pytest.fixture
+def breakable(tmp_path):
+    """A MongoDB that can be told to fail at a command: MongoDB's own fail points, for tests."""
+    mongod = Mongod(tmp_path / "breakable", ["--setParameter", "enableTestCommands=1"])
+    yield mongod
+    mongod.kill()

@@ -10,7 +10,6 @@ import pytest
 from helpers import (
     CLEAN,
     PASSWORD,
-    Mongod,
     User,
     assert_error,
     at_once,
@@ -136,14 +135,6 @@ def test_of_two_simultaneous_changes_one_holds(own_mongod, start):
                 assert works(server, *tokens_of(answer)) and works(server, *tokens_of(login))
         assert not works(server, alice.access, alice.refresh)
     report(**{" and ".join(map(str, statuses)): count for statuses, count in outcomes.items()})
-
-
-@pytest.fixture
-def breakable(tmp_path):
-    """A MongoDB that can be told to fail at a command: MongoDB's own fail points, for tests."""
-    mongod = Mongod(tmp_path / "breakable", ["--setParameter", "enableTestCommands=1"])
-    yield mongod
-    mongod.kill()
 
 
 def break_at(client, what, **how):

@@ -36,7 +36,7 @@ try:
     THREADS = int(uwsgi.opt["threads"])
 except ImportError:
     # `python app.py` starts a thread for each request. It gets the limit that production has.
-    THREADS = 6
+    THREADS = 12
 
 # How many requests may wait for a hash: half of the threads. A process with a single thread has no
 # half; it hashes all the same.

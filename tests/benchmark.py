@@ -26,6 +26,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import datetime, timedelta
@@ -44,6 +45,8 @@ sys.path.insert(
 from helpers import ROOT, Mongod, Server, User, free_port, procfile_command, wait_for
 
 CONNECTIONS = 16
+# For logins fewer than one process lets wait for a hash: more would measure refusals.
+LOGIN_CONNECTIONS = 4
 HOW_TO_GET_WRK = """There is no wrk here, which makes the load.
   Debian, Ubuntu:  apt install wrk
   macOS:           brew install wrk
@@ -66,9 +69,10 @@ function request()
 end
 function done(summary, latency)
   local e = summary.errors
-  print(string.format('{"requests": %d, "rate": %f, "p50": %f, "p99": %f, "errors": %d}',
-    summary.requests, summary.requests / summary.duration * 1e6, latency:percentile(50) / 1000,
-    latency:percentile(99) / 1000, e.status + e.connect + e.read + e.write + e.timeout))
+  local form = '{"requests": %d, "rate": %f, "p50": %f, "p99": %f, "longest": %f, "errors": %d}'
+  print(string.format(form, summary.requests, summary.requests / summary.duration * 1e6,
+    latency:percentile(50) / 1000, latency:percentile(99) / 1000, latency.max / 1000,
+    e.status + e.connect + e.read + e.write + e.timeout))
 end
 """
 
@@ -86,13 +90,23 @@ def lua(method, token, calls):
     return f"local method, headers, calls = {values}\n{LUA}"
 
 
+def connections_for(name):
+    """How many connections load an endpoint."""
+    return LOGIN_CONNECTIONS if name == "POST /login" else CONNECTIONS
+
+
 def load(url, endpoint, seconds, connections=CONNECTIONS):
     """Load an endpoint; return requests, rate (per second), p50 and p99 (in milliseconds), and
     errors."""
+    return run_wrk(url, lua(*endpoint), seconds, connections)
+
+
+def run_wrk(url, script, seconds, connections):
+    """Run wrk with a script; return what the script prints at the end."""
     with tempfile.TemporaryDirectory() as folder:
-        script = Path(folder, "load.lua")
-        script.write_text(lua(*endpoint))
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script), url]
+        path = Path(folder, "load.lua")
+        path.write_text(script)
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(path), url]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         sys.exit(done.stdout)
@@ -192,7 +206,9 @@ def run_table(caller, options):
     for name, endpoint in caller.endpoints().items():
         if options.only in name:
             print(f"{name:<22}", end="", flush=True)
-            results[name] = result = load(caller.api.url, endpoint, options.seconds)
+            results[name] = result = load(
+                caller.api.url, endpoint, options.seconds, connections_for(name)
+            )
             print("{rate:10.0f}{p50:9.1f}{p99:9.1f}{errors:8}".format(**result), flush=True)
     options.chart.write_text(chart({name: result["rate"] for name, result in results.items()}))
     print(f"chart: {os.path.relpath(options.chart)}")
@@ -233,7 +249,10 @@ def run_all(options):
         f"Python {platform.python_version()}, {os.cpu_count()} processors,"
         f" {WORKERS} workers of {THREADS} threads,"
     )
-    print(f"{CONNECTIONS} connections, {options.seconds} s for each endpoint")
+    print(
+        f"{CONNECTIONS} connections ({LOGIN_CONNECTIONS} for logins),"
+        f" {options.seconds} s for each endpoint"
+    )
     with Local() as local:
         started = time.perf_counter()
         api = local.serve(procfile_command()).wait()
@@ -244,6 +263,7 @@ def run_all(options):
         print(f"{'memory after that and 1,000 more logins':<42}", end="", flush=True)
         print(memory_after_logins(api.process.pid, caller, options.seconds), flush=True)
         compare_reads_beside_logins(caller, options)
+        run_storms(options, caller)
     return good
 
 
@@ -251,7 +271,8 @@ def memory_after_logins(pid, caller, seconds):
     """What the server and its workers take after a thousand logins."""
     logins = 0
     while logins < 1000:
-        logins += load(caller.api.url, caller.endpoints()["POST /login"], seconds)["requests"]
+        login = caller.endpoints()["POST /login"]
+        logins += flawless(caller.api.url, login, seconds, LOGIN_CONNECTIONS)["requests"]
     children = Path(f"/proc/{pid}/task/{pid}/children")
     if not children.exists():
         return "   n/a (only Linux tells what processes share)"
@@ -273,7 +294,7 @@ def compare_reads_beside_logins(caller, options):
 
     def beside_logins():
         with ThreadPoolExecutor() as pool:
-            others = pool.submit(flawless, url, logins, options.seconds + 2, 8)
+            others = pool.submit(load, url, logins, options.seconds + 2, 8)
             time.sleep(1)  # Until all of them are under way.
             result = flawless(url, reads, options.seconds)
             others.result()
@@ -285,6 +306,86 @@ def compare_reads_beside_logins(caller, options):
     print(f"{'their p99, worst of all rounds':<42}{max(p99s):6.0f} ms")
 
 
+# The wrk script of an attacker. NAME and ADDRESS are replaced by Lua expressions, which are worked
+# out anew for each request. Heroku's router would write the address; here the attacker does.
+ATTACK = """
+function request()
+  local body = '{"username": "' .. NAME .. '", "password": "wrong password"}'
+  local headers = {["Content-Type"] = "application/json", ["X-Forwarded-For"] = ADDRESS}
+  return wrk.format("POST", "/login", headers, body)
+end
+function done(summary, latency)
+  local e = summary.errors
+  print(string.format('{"rate": %f, "errors": %d}',
+    summary.requests / summary.duration * 1e6, e.connect + e.read + e.write + e.timeout))
+end
+"""
+ANY_NAME = "'user' .. math.random(1, 1e9)"
+ANY_ADDRESS = """string.format("10.0.%d.%d", math.random(255), math.random(255))"""
+STORMS = [
+    ("32 clients, other names, other addresses", 32, ANY_NAME, ANY_ADDRESS),
+    ("100 clients, other names, other addresses", 100, ANY_NAME, ANY_ADDRESS),
+    ("300 clients, other names, other addresses", 300, ANY_NAME, ANY_ADDRESS),
+    ("32 clients, one name, one address", 32, "'victim'", "'198.51.100.7'"),
+]
+READERS = 8
+
+
+def attack(url, clients, name, address, seconds):
+    """Send wrong passwords in a closed loop; return the rate and the connections that failed."""
+    script = ATTACK.replace("NAME", name).replace("ADDRESS", address)
+    return run_wrk(url, script, seconds, clients)
+
+
+def log_in_beside(caller, going, waits):
+    """Try to log in ten times a second; note the wait of each login that was let through."""
+    while going.is_set():
+        begin = time.perf_counter()
+        body = {"username": caller.name, "password": caller.password}
+        headers = {"X-Forwarded-For": "192.0.2.1"}
+        if caller.api.post("/login", json=body, headers=headers).status_code == 200:
+            waits.append(time.perf_counter() - begin)
+        time.sleep(0.1)
+
+
+def storm(caller, clients, name, address, seconds):
+    """Read, and log in, beside an attack; return the load of the readers, and what came of both."""
+    going, waits = threading.Event(), []
+    going.set()
+    read = caller.endpoints()["GET /todos/<id>"]
+    with ThreadPoolExecutor() as pool:
+        attackers = pool.submit(attack, caller.api.url, clients, name, address, seconds + 2)
+        pool.submit(log_in_beside, caller, going, waits)
+        time.sleep(1)  # Until all of them are under way.
+        result = load(caller.api.url, read, seconds, READERS)
+        going.clear()
+        result["failed"] = result["errors"] + attackers.result()["errors"]
+        result["attacks"] = attackers.result()["rate"]
+    return result | {"let_in": len(waits), "slowest_login": max(waits, default=0)}
+
+
+def run_storms(options, caller):
+    """What those who read, and those who log in, notice of an attack; print a table."""
+    read = caller.endpoints()["GET /todos/<id>"]
+    alone = load(caller.api.url, read, options.seconds, READERS)["rate"]
+    print(f"{READERS} connections that read alone: {alone:.0f} requests/s. Beside an attack:")
+    for title, clients, name, address in STORMS:
+        results = [storm(caller, clients, name, address, options.seconds) for _ in range(3)]
+        shares = [result["rate"] / alone for result in results]
+        print(
+            f"{title:<42}{median(shares):5.2f} ({min(shares):.2f} to {max(shares):.2f})"
+            f"  p50 {median(result['p50'] for result in results):4.0f} ms"
+            f"  longest {max(result['longest'] for result in results):5.0f} ms"
+            f"  failed {sum(result['failed'] for result in results)}"
+        )
+        print(
+            f"{'':<42}{median(result['attacks'] for result in results):5.0f} attacks/s,"
+            f" {sum(result['let_in'] for result in results)} logins let in,"
+            f" the slowest {max(result['slowest_login'] for result in results):.2f} s",
+            flush=True,
+        )
+
+
 def run_floor(options):
     """The API's rate as a share of the floor's: a bare WSGI file, and for logins passlib alone."""
     with Local() as local:
@@ -294,7 +395,7 @@ def run_floor(options):
         print("requests per second of the API as a share of the floor's, for each pair of windows")
         for name in caller.endpoints():
             if options.only in name and name != "POST /refresh":  # The floor does not serve it.
-                what = caller.endpoints()[name], options.seconds
+                what = caller.endpoints()[name], options.seconds, connections_for(name)
                 of_api = partial(figure, "rate", caller.api.url, *what)
                 of_floor = partial(figure, "rate", floor.url, *what)
                 if name == "POST /login":

@@ -25,6 +25,16 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(pytest.mark.skip(reason="takes many seconds; run with --all"))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    """Below a test that failed, show the end of the log of the server that it talked to."""
+    report = yield
+    server = item.funcargs.get("api") if hasattr(item, "funcargs") else None
+    if report.failed and server:
+        report.sections.append(("the server's log", server.log.read_text()[-3000:]))
+    return report
+
+
 @pytest.fixture(scope="session")
 def update(pytestconfig):
     """Whether to write down what the server answers now, in place of what is shown."""

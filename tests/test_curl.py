@@ -74,7 +74,7 @@ def write_down(text, came):
 
 
 def keep_what_is_new_each_time(shown, output):
-    """The output with the ids and times that were shown before: only real changes are to be seen."""
+    """The output with the ids and times that were shown before, so that only changes are seen."""
     before = [match[0] for match in CHANGING.finditer(shown)]
     if len(before) != len(CHANGING.findall(output)):
         return output

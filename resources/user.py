@@ -116,23 +116,39 @@ def authenticate(username, password):
     passwords.refuse_if_busy()
     guess.count()
     user = db.users().find_one({"username": username})
-    stored_hash = user["password"] if user else None
-    try:
-        matches, new_hash = passwords.check_password(password, stored_hash)
-    except ServiceUnavailable:
-        guess.take_back()
-        raise
+    matches, new_hash = look_at_password(guess, user, password)
     if not matches:
         refuse_credentials()
     guess.forget()
     if new_hash:
-        # Only if the password is still the same: somebody may be changing it at this moment.
-        db.users().update_one(
-            {"_id": user["_id"], "password_id": user["password_id"]},
-            {"$set": {"password": new_hash}},
-        )
+        renew_hash(user, new_hash)
     end_former_sessions(user)
     return user
+
+
+def look_at_password(guess, user, password):
+    """Whether the password is the user's (None: there is no such user), and perhaps a new hash.
+
+    Takes the guess back if there is no place for a hash: then nobody has looked.
+    """
+    stored_hash = user["password"] if user else None
+    try:
+        return passwords.check_password(password, stored_hash)
+    except ServiceUnavailable:
+        guess.take_back()
+        raise
+
+
+def renew_hash(user, new_hash):
+    """Store a hash that was made with today's figures, in the place of an older one.
+
+    Only if the user still has the password that was looked at: somebody may be changing it at this
+    moment, and then the id of the password is another one.
+    """
+    db.users().update_one(
+        {"_id": user["_id"], "password_id": user["password_id"]},
+        {"$set": {"password": new_hash}},
+    )
 
 
 def refuse_credentials():

@@ -409,5 +409,6 @@ def test_storm_leaves_the_readers_their_share(own_mongod, start):
     assert result["failed"] == 0
     assert result["p50"] <= 250
     assert result["longest"] <= 2000
-    # The share swings with the machine: the best of three rounds counts.
-    assert max(shares) >= 0.3
+    # It is 0.2 to 0.4 on two processors that the attackers and MongoDB share, and was 0.01 before
+    # storms were shed. The benchmark measures it; this notices when it is lost.
+    assert max(shares) >= 0.15

@@ -80,8 +80,8 @@ class UserRegister(Resource):
             # The unique index has refused it. To look first whether the name is free would not do:
             # between the look and the insert somebody else may take it.
             abort(409)
-        place = {"Location": f"/user/{user['username']}"}
-        return {"message": "User created successfully."}, 201, place
+        headers = {"Location": f"/user/{user['username']}"}
+        return {"message": "User created successfully."}, 201, headers
 
 
 class UserLogin(Resource):

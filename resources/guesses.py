@@ -139,7 +139,8 @@ def count_try(limit):
         [
             {"$set": {"tries": recent}},
             {"$set": {"admitted": has_room}},
-            # MongoDB deletes what has expired, but up to a minute late: hence step 1.
+            # Each try puts the deletion off, and MongoDB is up to a minute late with it. So a
+            # document can hold times that are too old, and step 1 is needed.
             {"$set": {"tries": one_more, "expires_at": now + limit.within}},
         ],
         upsert=True,

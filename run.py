@@ -29,8 +29,3 @@ from app import app  # noqa: E402
 # the end of the header X-Forwarded-For; this makes it `request.remote_addr`. What a client itself
 # writes into the header stands before that, and is not looked at.
 app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=0)
-
-# Only one thread of a process runs Python at a time. By default it may go on for 5 ms while others
-# want their turn. A request needs many turns, one after each answer of MongoDB, so while many
-# threads are busy a read spends most of its time waiting for one. Shorter turns help it.
-sys.setswitchinterval(0.0005)

@@ -21,6 +21,7 @@ from pymongo import DeleteOne, ReturnDocument, UpdateOne
 from werkzeug.exceptions import TooManyRequests
 
 import db
+from resources.passwords import hold_back
 
 
 class Limit(NamedTuple):
@@ -79,6 +80,7 @@ class Guess:
         for limit in self.limits:
             ask_again_at, until = _reached.get(limit.key, (0, 0))
             if now < ask_again_at:
+                hold_back()
                 raise TooManyRequests(retry_after=math.ceil(until - now))
 
     def count(self):

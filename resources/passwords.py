@@ -45,6 +45,8 @@ MOST_WAITING = max(1, THREADS // 2)
 LONGEST_WAIT = 0.4
 # For how long, in seconds, a process that had to turn somebody away does so at once.
 BUSY_FOR = 0.05
+# How long, in seconds, a refusal is held back. See `hold_back`.
+PAUSE = 0.0005
 
 # What the threads of this process know together. They change it only while they hold the lock.
 lock = threading.Lock()
@@ -52,12 +54,15 @@ waiting = 0
 seconds_each = 0.0
 busy_until = 0.0
 
+# Whoever holds this one is being refused. Only one thread at a time can.
+refusing = threading.Lock()
+
 
 def lower_priority():
     """Let the thread that hashes give way to the threads that answer requests."""
     # Only on Linux is a priority a matter of one thread. Elsewhere it would slow the whole process.
     if sys.platform == "linux":
-        os.nice(5)
+        os.nice(10)
 
 
 # One thread, since every thread that has hashed keeps its 19 MiB of memory. It starts at the first
@@ -74,10 +79,12 @@ def place():
     """
     global waiting, seconds_each
     with lock:
-        if no_place():
-            turn_away()
-        waiting += 1
-        position = waiting
+        admitted = not no_place()
+        if admitted:
+            waiting += 1
+            position = waiting
+    if not admitted:
+        turn_away()
     begin = time.monotonic()
     try:
         yield
@@ -96,8 +103,21 @@ def no_place():
 def turn_away():
     """Raise ServiceUnavailable, and be busy for a moment."""
     global busy_until
-    busy_until = time.monotonic() + BUSY_FOR
+    with lock:
+        busy_until = time.monotonic() + BUSY_FOR
+    hold_back()
     raise ServiceUnavailable(retry_after=1)
+
+
+def hold_back():
+    """Wait for a moment before a refusal, one request after the other.
+
+    Somebody who sends passwords in a loop sends the next one when the last one is refused. So they
+    can be slowed down: in each process one refusal leaves at a time, and each takes this long. An
+    honest client does not notice it, and the processor is free for those who read.
+    """
+    with refusing:
+        time.sleep(PAUSE)
 
 
 def refuse_if_busy():
@@ -106,8 +126,9 @@ def refuse_if_busy():
     For a request that has other work to do before it takes a place.
     """
     with lock:
-        if time.monotonic() < busy_until and no_place():
-            turn_away()
+        busy = time.monotonic() < busy_until and no_place()
+    if busy:
+        turn_away()
 
 
 def hash_password(password):

@@ -300,7 +300,7 @@ def refuse_if_revoked(user):
 
     The check of all other requests would refuse too much. A deletion that was cut off has revoked
     the password's id and left the user; then the owner must be able to finish it, with the same
-    token or after a new login. So while the user is there, only a logout counts.
+    token or after a new login. So while the user is there, only the session's id is asked for.
     """
     claims = get_jwt()
     ids = [claims["sid"]]

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from benchmark import load
+from benchmark import load, verify_alone
 from helpers import CLEAN, ROOT
 
 pytestmark = pytest.mark.slow
@@ -46,3 +46,7 @@ def test_benchmark_loads_a_running_instance_and_deletes_its_user(api, alice, dat
 def test_benchmark_counts_what_fails(api):
     result = load(api.url, ("GET", None, [("/todos", None)]), seconds=1)
     assert 0 < result["errors"] == result["requests"]
+
+
+def test_benchmark_measures_passlib_alone():
+    assert verify_alone(seconds=0.2) > 0

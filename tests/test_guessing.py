@@ -398,17 +398,21 @@ def test_storm_leaves_the_readers_their_share(own_mongod, start):
     caller.add_todos()
     read = caller.endpoints()["GET /todos/<id>"]
     alone = benchmark.load(server.url, read, 3, benchmark.READERS)
-    attackers = (benchmark.ANY_NAME, benchmark.ANY_ADDRESS, 3)
-    shares = []
-    for _ in range(3):
-        result = benchmark.storm(caller, 32, *attackers)
-        shares.append(round(result["rate"] / alone["rate"], 2))
+    other_names = (benchmark.ANY_NAME, benchmark.ANY_ADDRESS)
+    one_name = ("'victim'", "'198.51.100.7'")
+    shares = {other_names: [], one_name: []}
+    for attackers in [other_names, one_name] * 3:
+        result = benchmark.storm(caller, 32, *attackers, 3)
+        shares[attackers].append(round(result["rate"] / alone["rate"], 2))
         assert result["failed"] == 0
-    result = benchmark.storm(caller, 300, *attackers)
-    report(shares_beside_32=shares, beside_300=result)
+        assert result["let_in"] > 0
+        assert result["slowest_login"] < 1
+    result = benchmark.storm(caller, 300, *other_names, 3)
+    report(shares=list(shares.values()), beside_300=result)
     assert result["failed"] == 0
     assert result["p50"] <= 250
     assert result["longest"] <= 2000
-    # It is 0.2 to 0.4 on two processors that the attackers and MongoDB share, and was 0.01 before
-    # storms were shed. The benchmark measures it; this notices when it is lost.
-    assert max(shares) >= 0.15
+    # About a half in both, on two processors that the attackers and MongoDB share; it was 0.01
+    # before storms were shed. The best of three, since other programs take processor time, too.
+    assert max(shares[other_names]) >= 1 / 3
+    assert max(shares[one_name]) >= 0.4

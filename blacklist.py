@@ -16,8 +16,9 @@ class Blacklist:
 
     def add(self, revoked_id):
         """Revoke every token that carries this id, from now on."""
-        # The last token that can carry the id is an access token that was made at the very end of a
-        # refresh token's life. When that has expired too, MongoDB deletes the entry.
+        # When all tokens with this id have expired, MongoDB deletes the entry. The last one is a
+        # refresh token. The life of an access token is added for a login that is under way at this
+        # moment: it makes its tokens a little later.
         lifetime = (
             current_app.config["JWT_REFRESH_TOKEN_EXPIRES"]
             + current_app.config["JWT_ACCESS_TOKEN_EXPIRES"]

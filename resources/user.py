@@ -111,7 +111,7 @@ def authenticate(username, password):
         passwords.check_password(password, None)
         refuse_credentials()
     guess = Guess(username)
-    # These two cost nothing, so they come before anything that does.
+    # These two ask neither MongoDB nor for a hash, so they come before everything that does.
     guess.refuse_if_known()
     passwords.refuse_if_busy()
     guess.count()
@@ -263,7 +263,8 @@ def replace_password(user, new_hash):
     comes next finds it there (see `end_former_sessions`).
     """
     changed = db.users().find_one_and_update(
-        # The ids are those of the token: of two simultaneous changes only one finds the user so.
+        # Only if the password is still the one of this request's token. Of two simultaneous changes
+        # the first replaces its id, and the second finds no such user.
         {"_id": user["_id"], "password_id": get_jwt()["password_id"]},
         {
             "$set": {

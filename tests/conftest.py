@@ -1,8 +1,12 @@
 """The fixtures: a MongoDB and a server for all tests, an empty database and two users for each."""
 
 import pytest
-from helpers import Mongod, Server, User, procfile_command
 from pymongo import MongoClient
+
+# Before helpers.py is imported: a comparison that fails there then shows both sides, as in a test.
+pytest.register_assert_rewrite("helpers")
+
+from helpers import Mongod, Server, User, procfile_command  # noqa: E402
 
 
 def pytest_addoption(parser):

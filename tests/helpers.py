@@ -345,6 +345,15 @@ def normalised(text):
     return CHANGING.sub(name, text)
 
 
+def keep_what_is_new_each_time(shown, output):
+    """The output with the ids and times that were shown before, so that only changes are seen."""
+    before = [match[0] for match in CHANGING.finditer(shown)]
+    if len(before) != len(CHANGING.findall(output)):
+        return output
+    places = iter(before)
+    return CHANGING.sub(lambda match: next(places), output)
+
+
 PATH = ROOT / "tests" / "todo-api.postman_collection.json"
 COLLECTION = json.loads(PATH.read_text(encoding="utf-8"))
 REQUESTS = [request for folder in COLLECTION["item"] for request in folder["item"]]

@@ -9,7 +9,15 @@ import shutil
 import subprocess
 
 import pytest
-from helpers import CHANGING, CLEAN, ROOT, Server, blocks, chapter, normalised
+from helpers import (
+    CLEAN,
+    ROOT,
+    Server,
+    blocks,
+    chapter,
+    keep_what_is_new_each_time,
+    normalised,
+)
 
 pytestmark = pytest.mark.skipif(
     os.name == "nt" or not (shutil.which("bash") and shutil.which("curl")),
@@ -71,15 +79,6 @@ def write_down(text, came):
         place = re.compile(rf"({re.escape(commands)}```\n\n```(?:json|text)\n)[^`]*```")
         readme = place.sub(lambda match, new=output: f"{match[1]}{new}```", readme)
     path.write_text(readme, encoding="utf-8")
-
-
-def keep_what_is_new_each_time(shown, output):
-    """The output with the ids and times that were shown before, so that only changes are seen."""
-    before = [match[0] for match in CHANGING.finditer(shown)]
-    if len(before) != len(CHANGING.findall(output)):
-        return output
-    places = iter(before)
-    return CHANGING.sub(lambda match: next(places), output)
 
 
 def test_quick_start_shows_what_comes(api, mongod, update):

@@ -47,7 +47,7 @@ RUN = [
 # it is run by another test.
 ELSEWHERE = re.compile(
     r"heroku |git |cd todo-api|export |python app\.py$|npx --yes (newman|mongosh)|url=https"
-    r"|curl -si |curl -v |PORT=5001 uwsgi|python tests/benchmark\.py|python -m pytest"
+    r"|id=\$\(curl -s \$url/todos |curl -si |curl -v |PORT=5001 uwsgi|python tests/benchmark\.py|python -m pytest"
 )
 
 
@@ -79,10 +79,22 @@ def test_every_excerpt_stands_in_its_file():
     assert len(excerpts) > 20
     # Several functions can be shown together; each stands in the file as it is.
     parts = [(path, part.strip("\n")) for path, code in excerpts for part in code.split("\n\n\n")]
-    gone = [f"{path}:\n{part}" for path, part in parts if part not in read(path)]
+    gone = [
+        f"{path}, from this line on: {first_difference(path, part)}\n{part}"
+        for path, part in parts
+        if part not in read(path)
+    ]
     assert gone == [], "\n\n".join(
         ["README.md shows these, and they stand there no longer. Copy the functions again.", *gone]
     )
+
+
+def first_difference(path, part):
+    """The first line of an excerpt that is not as it is in the file."""
+    lines = part.splitlines()
+    for number, line in enumerate(lines, start=1):
+        if "\n".join(lines[:number]) not in read(path):
+            return line.strip()
 
 
 def test_every_excerpt_names_its_file():
@@ -308,7 +320,11 @@ FAILING = {
 
 def replace_once(path, old, new):
     text = path.read_text(encoding="utf-8")
-    assert text.count(old) == 1, (path, old)
+    assert text.count(old) == 1, (
+        f"{path.name} has not, or not once: {old!r}. The chapter begins with the todo as it is in"
+        " this repository. If you have given it another field, you are done with the chapter:"
+        " delete this test."
+    )
     path.write_text(text.replace(old, new), encoding="utf-8")
 
 

@@ -47,7 +47,8 @@ RUN = [
 # it is run by another test.
 ELSEWHERE = re.compile(
     r"heroku |git |cd todo-api|export |python app\.py$|npx --yes (newman|mongosh)|url=https"
-    r"|id=\$\(curl -s \$url/todos |curl -si |curl -v |PORT=5001 uwsgi|python tests/benchmark\.py|python -m pytest"
+    r"|id=\$\(curl -s \$url/todos |curl -si |curl -v |PORT=5001 uwsgi|python tests/benchmark\.py"
+    r"|python -m pytest"
 )
 
 

@@ -143,8 +143,8 @@ def note_failure(error):
     Otherwise the requests that queue for a thread would wait 3 seconds each, one after another.
 
     DatabaseAway does not count here. It says that MongoDB was not asked, so it says nothing about
-    MongoDB; if it counted, a busy process would extend the second again and again, and would never
-    find out that MongoDB is back.
+    MongoDB. If it counted, each refused request of a busy process would begin the wait anew, and
+    the process would never find out that MongoDB is back.
     """
     global _away_until
     if isinstance(error, ConnectionFailure):

@@ -1,9 +1,10 @@
 """Passwords: made into hashes, compared with hashes, and never more at once than the process bears.
 
 A hash costs memory and time on purpose: whoever steals the database has to pay that price for every
-guess. The price must not be paid by those who only read their todos, so two things are limited
-here. One thread of each process computes all hashes, one after another. And only half of the
-process's threads may wait for it, so that the other half always answers everybody else.
+guess. The price must not be paid by those who only read their todos. So one thread of each process
+computes all hashes, one after another. Only half of the process's threads may wait for it, and the
+other half answers everybody else. Whoever would be the next is turned away, and is held back for a
+moment first, so that nobody can fill the server with refusals.
 """
 
 import contextlib

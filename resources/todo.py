@@ -182,7 +182,7 @@ class TodoList(Resource):
             "name": fields["name"],
             "description": fields.get("description", ""),
             "done": fields.get("done", False),
-            # In UTC, and without saying so, as PyMongo gives it back.
+            # In UTC, and without a time zone: this is how PyMongo gives it back later.
             "created_at": datetime.now(timezone.utc).replace(tzinfo=None),
         }
         # PyMongo adds the `_id` to the dictionary.

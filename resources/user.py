@@ -111,7 +111,7 @@ def authenticate(username, password):
         passwords.check_password(password, None)
         refuse_credentials()
     guess = Guess(username)
-    # These two ask neither MongoDB nor for a hash, so they come before everything that does.
+    # These two ask neither MongoDB nor for a hash, so they come before what does.
     guess.refuse_if_known()
     passwords.refuse_if_busy()
     guess.count()
@@ -284,7 +284,8 @@ def end_former_sessions(user):
     """Revoke what was issued under the password before this one, if that has not been done yet.
 
     It is done before the first token is issued under the new password, and by whoever comes first:
-    the request that changes the password or, if that was cut off, the next one that finds the user.
+    the request that changes the password or, if that was cut off, the next login or the next
+    request for the user's own account.
     """
     former_id = user.get("former_password_id")
     if former_id is None:
@@ -314,8 +315,8 @@ def refuse_if_revoked(user):
 def delete_all_of(user):
     """Delete a user's sessions, then the todos, then the user.
 
-    In this order. Once the sessions are over nobody adds todos. As long as todos are left the user
-    is there, so that the owner can log in and repeat the deletion.
+    In this order. Once the sessions are over, nobody adds a todo that stays. As long as todos are
+    left the user is there, so that the owner can log in and repeat the deletion.
     """
     BLACKLIST.add(user["password_id"])
     db.todos().delete_many({"owner_id": user["_id"]})

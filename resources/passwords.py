@@ -1,24 +1,20 @@
-"""Passwords: made into hashes, compared with hashes, and never more at once than the process bears.
+"""Passwords: which ones are accepted, their hashes, and how many requests may hash at a time.
 
-A hash costs memory and time on purpose: whoever steals the database has to pay that price for every
-guess. The price must not be paid by those who only read their todos. So one thread of each process
-computes all hashes, one after another. Only half of the process's threads may wait for it, and the
-other half answers everybody else. Whoever would be the next is turned away, and is held back for a
-moment first, so that nobody can fill the server with refusals.
+A hash takes memory and time on purpose: an attacker who steals the database needs both for every
+guess. Read requests must not wait for it. So one thread of each process computes all hashes, and at
+most half of the process's threads serve requests that need one.
 """
 
 import contextlib
-import os
-import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from passlib.context import CryptContext
 from werkzeug.exceptions import ServiceUnavailable
 
 # Argon2id with 19 MiB of memory, 2 passes, 1 lane: the OWASP Password Storage Cheat Sheet. You can
-# raise these figures at any time: an older hash is replaced when its user logs in.
+# raise these parameters at any time: a login replaces an older hash of its user.
 hashes = CryptContext(
     ["argon2"],
     argon2__type="ID",
@@ -27,126 +23,67 @@ hashes = CryptContext(
     argon2__parallelism=1,
 )
 
-# NIST 800-63B-4 wants at least 64 characters to be allowed.
+# NIST 800-63B-4 requires that at least 64 characters are allowed.
 LONGEST = 256
 
+# The first passwords that an attacker guesses (OWASP ASVS 5.0, 6.2.4). These are the ones with 8 or
+# more characters from two lists, in lower case: `common-passwords.txt.gz` of Django 5.2 (BSD
+# license) and the passwords of zxcvbn 4.5 (MIT license).
+COMMON = frozenset(
+    Path(__file__).with_name("common_passwords.txt").read_text(encoding="utf-8").splitlines()
+)
+
 try:
-    # uWSGI puts this module into the processes that it runs; it cannot be installed.
+    # uWSGI puts this module into the processes that it runs; pip cannot install it.
     import uwsgi
 
     THREADS = int(uwsgi.opt["threads"])
 except ImportError:
-    # `python app.py` starts a thread for each request. It gets the limit that production has.
-    THREADS = 12
+    # `python app.py` starts a thread for each request. It gets the limit of production.
+    THREADS = 8
 
-# How many requests may wait for a hash: half of the threads. A process with a single thread has no
-# half; it hashes all the same.
-MOST_WAITING = max(1, THREADS // 2)
-# And how long, in seconds. If hashes are slow at this moment, fewer requests may wait for them.
-LONGEST_WAIT = 0.4
-# For how long, in seconds, a process that had to turn somebody away turns the next ones away before
-# it has asked MongoDB anything.
-BUSY_FOR = 0.05
-# How long, in seconds, a refusal is held back. See `hold_back`.
-PAUSE = 0.0005
-
-# What the threads of this process know together. They change it only while they hold the lock.
-lock = threading.Lock()
-waiting = 0
-seconds_each = 0.0
-busy_until = 0.0
-
-# Whoever holds this one is being refused. Only one thread at a time can.
-refusing = threading.Lock()
-
-
-def lower_priority():
-    """Let the thread that hashes give way to the threads that answer requests."""
-    # Only on Linux is a priority a matter of one thread. Elsewhere it would slow the whole process.
-    if sys.platform == "linux":
-        os.nice(10)
-
-
-# One thread, since every thread that has hashed keeps its 19 MiB of memory. It starts at the first
-# hash. Never hash anything while the app is being loaded: uWSGI would then copy a process whose
-# thread has already started, threads are not copied, and every worker would wait for ever.
-hashing_thread = ThreadPoolExecutor(max_workers=1, initializer=lower_priority)
+# Half of the threads. A process with a single thread gets one slot.
+hashing_slots = threading.BoundedSemaphore(max(1, THREADS // 2))
 
 
 @contextlib.contextmanager
-def place():
-    """Be one of the requests that wait for a hash.
+def hashing_slot():
+    """Take one of the hashing slots for as long as a request lasts: `@hashing_slot()`.
 
-    Raises ServiceUnavailable if too many are waiting already.
+    Raises ServiceUnavailable immediately if all are taken. It comes before everything else that
+    the request does, so a flood of logins costs no query of the database.
     """
-    global waiting, seconds_each
-    with lock:
-        admitted = not no_place()
-        if admitted:
-            waiting += 1
-            position = waiting
-    if not admitted:
-        turn_away()
-    begin = time.monotonic()
+    if not hashing_slots.acquire(blocking=False):
+        raise ServiceUnavailable(retry_after=1)
     try:
         yield
     finally:
-        with lock:
-            waiting -= 1
-            seconds_each = (time.monotonic() - begin) / position
+        hashing_slots.release()
 
 
-def no_place():
-    """Whether one more request would be one too many, or would wait too long."""
-    # Whoever is alone never waits too long, since then `waiting` is 0.
-    return waiting >= MOST_WAITING or waiting * seconds_each > LONGEST_WAIT
-
-
-def turn_away():
-    """Raise ServiceUnavailable, and be busy for a moment."""
-    global busy_until
-    with lock:
-        busy_until = time.monotonic() + BUSY_FOR
-    hold_back()
-    raise ServiceUnavailable(retry_after=1)
-
-
-def hold_back():
-    """Wait for a moment before a refusal, one request after the other.
-
-    Somebody who sends passwords in a loop sends the next one when the last one is refused. So they
-    can be slowed down: in each process one refusal leaves at a time, and each takes this long. An
-    honest client does not notice it, and the processor is free for those who read.
-    """
-    with refusing:
-        time.sleep(PAUSE)
-
-
-def refuse_if_busy():
-    """Raise ServiceUnavailable if this process has just turned somebody away, and has no place yet.
-
-    For a request that has other work to do before it takes a place.
-    """
-    with lock:
-        busy = time.monotonic() < busy_until and no_place()
-    if busy:
-        turn_away()
+# One thread, because each thread that has hashed keeps its 19 MiB of memory. It starts at the first
+# hash. Never hash while the app is being loaded: uWSGI then forks a process whose hashing thread
+# has started. A fork does not copy threads, so every worker would wait forever.
+hashing_thread = ThreadPoolExecutor(max_workers=1)
 
 
 def hash_password(password):
-    """The hash of a password, for the database. Raises ServiceUnavailable."""
-    with place():
-        return hashing_thread.submit(hashes.hash, password).result()
+    """Return the hash of a password, for the database."""
+    return hashing_thread.submit(hashes.hash, password).result()
 
 
-def check_password(password, stored_hash):
-    """Whether the password is the one of the hash, and a new hash if the old one is out of date.
+def verify_password(password, stored_hash):
+    """Return whether the hash is of this password, and a new hash if its parameters are outdated.
 
-    If `stored_hash` is None there is no such user. passlib then hashes something else, to take the
-    same time: it must not tell who is registered. Raises ServiceUnavailable.
+    `stored_hash` is None if there is no such user. Then passlib hashes something else, which takes
+    the same time, so the time does not reveal which usernames exist.
     """
-    # passlib refuses to look at more than 4,096 characters. A password that is longer than any that
-    # can be registered is wrong, and stays wrong when it is cut to one character too many.
+    # passlib raises an error for more than 4,096 characters. A password is cut to
+    # LONGEST + 1 of them: it is still longer than any registered one, and therefore still wrong.
     password = password[: LONGEST + 1]
-    with place():
-        return hashing_thread.submit(hashes.verify_and_update, password, stored_hash).result()
+    return hashing_thread.submit(hashes.verify_and_update, password, stored_hash).result()
+
+
+def is_common(password):
+    """Return whether attackers guess this password first, in upper or lower case."""
+    return password.lower() in COMMON

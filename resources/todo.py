@@ -1,4 +1,4 @@
-"""Todos: add, list, look at, change, delete. Nobody reaches a todo of somebody else."""
+"""Todos: add, list, get, change, delete. A user reaches no todo of another user."""
 
 import re
 from datetime import datetime, timezone
@@ -17,7 +17,7 @@ from resources.fields import boolean, read_body, read_query, string
 
 
 def name_field(value):
-    """Check a todo's name: 1 to 200 characters, and not only white space."""
+    """Check a todo's name: 1 to 200 characters, not all of them white space."""
     string(value, shortest=1, longest=200)
     if value.strip() == "":
         raise ValueError("Must not be blank.")
@@ -33,7 +33,7 @@ FIELDS = {"name": name_field, "description": description_field, "done": boolean}
 
 
 def represent(todo):
-    """A todo as the client sees it, built field by field so that nothing else gets out."""
+    """Return a todo as the client sees it, built field by field, so that no other field leaks."""
     return {
         "id": str(todo["_id"]),
         "name": todo["name"],
@@ -44,32 +44,32 @@ def represent(todo):
 
 
 def time_text(time):
-    """A time as RFC 3339 writes it, such as 2026-11-22T15:45:11.123Z."""
-    # The Z means UTC. PyMongo gives UTC, in a datetime that does not say so.
+    """Return a time in UTC as RFC 3339 writes it, such as 2026-11-22T15:45:11.123Z."""
+    # The Z means UTC. PyMongo returns UTC in a datetime without a time zone.
     return time.isoformat(timespec="milliseconds") + "Z"
 
 
 def owner_id():
-    """The id of the user whose token came with the request."""
+    """Return the id of the user whose token came with the request."""
     return ObjectId(get_jwt_identity())
 
 
-def own(todo_id):
-    """The filter that finds this todo if it is the caller's. Aborts with 404 if it is no id at all.
+def owned(todo_id):
+    """Return the filter for this todo of the caller. Aborts with 404 if it is not an id at all.
 
-    Look-up and ownership are one query. With two, somebody who forgets the second one lets
-    everybody in.
+    Look-up and ownership are one query. If they were two, a developer could forget the second one,
+    and every user could read every todo.
     """
     if not ObjectId.is_valid(todo_id):
         abort(404, message="Todo not found.")
     return {"_id": ObjectId(todo_id), "owner_id": owner_id()}
 
 
-def found(todo):
-    """The todo that a query has given. Aborts with 404 if it has given none.
+def or_404(todo):
+    """Return the todo that a query has found. Aborts with 404 if it has found none.
 
-    A todo of somebody else gets the very answer of one that does not exist. A 403 would tell that
-    it is there.
+    A todo of another user gets the same response as one that does not exist. A 403 would reveal
+    that it exists.
     """
     if todo is None:
         abort(404, message="Todo not found.")
@@ -81,30 +81,30 @@ class Todo(Resource):
 
     @jwt_required()
     def get(self, todo_id):
-        """Answer with the todo. Access token. Aborts with 404."""
-        todo = db.todos().find_one(own(todo_id))
-        return represent(found(todo))
+        """Respond with the todo. Requires an access token. Aborts with 404."""
+        todo = db.todos().find_one(owned(todo_id))
+        return represent(or_404(todo))
 
     @jwt_required()
     def put(self, todo_id):
-        """Change the given fields, keep the others, answer with the todo. Access token.
+        """Change the given fields, keep the others, and respond with the todo.
 
-        Aborts with 400 or 404.
+        Requires an access token. Aborts with 400 or 404.
         """
         changes = read_body(FIELDS)
         if not changes:
-            abort(400, message="Give at least one of name, description and done.")
-        # One atomic operation: of two simultaneous changes of different fields none is lost.
+            abort(400, message="Send at least one of name, description and done.")
+        # One atomic operation, so two concurrent changes of different fields both take effect.
         todo = db.todos().find_one_and_update(
-            own(todo_id), {"$set": changes}, return_document=ReturnDocument.AFTER
+            owned(todo_id), {"$set": changes}, return_document=ReturnDocument.AFTER
         )
-        return represent(found(todo))
+        return represent(or_404(todo))
 
     @jwt_required()
     def delete(self, todo_id):
-        """Delete the todo. Access token. Aborts with 404."""
-        todo = db.todos().find_one_and_delete(own(todo_id))
-        found(todo)
+        """Delete the todo. Requires an access token. Aborts with 404."""
+        todo = db.todos().find_one_and_delete(owned(todo_id))
+        or_404(todo)
         return {"message": "Todo deleted."}
 
 
@@ -118,8 +118,8 @@ def limit_field(value):
 def after_field(value):
     """Check an `after`: the place of the last todo that the client has seen, from `next_link`.
 
-    Returns its time and its id. It needs no signature: whoever makes one up sees a place in their
-    own list, and nothing else.
+    Returns its time and its id. It needs no signature: a client that makes one up sees a place in
+    its own list and nothing else.
     """
     created_at, _, last_id = string(value).partition("_")
     try:
@@ -132,7 +132,7 @@ def after_field(value):
 
 
 def next_link(last):
-    """The path and query of the page that comes after the todo `last`."""
+    """Return the path and query of the page that comes after the todo `last`."""
     place = f"{time_text(last['created_at'])}_{last['_id']}"
     return "/todos?" + urlencode({**request.args, "after": place})
 
@@ -142,9 +142,9 @@ class TodoList(Resource):
 
     @jwt_required()
     def get(self):
-        """Answer with one page, oldest first, and the link to the next. Access token.
+        """Respond with one page, oldest first, and the link to the next one.
 
-        Aborts with 400.
+        Requires an access token. Aborts with 400.
         """
         query = read_query({"limit": limit_field, "done": boolean, "after": after_field})
         limit = query.get("limit", 50)
@@ -154,18 +154,18 @@ class TodoList(Resource):
             wanted["done"] = query["done"]
         if "after" in query:
             created_at, last_id = query["after"]
-            # Later than the last one seen, or of the same moment and with a greater id. The first
-            # line lets MongoDB jump to that moment in its index.
+            # Later than the last todo seen, or at the same time and with a greater id. With the
+            # first line MongoDB finds that time in its index.
             wanted["created_at"] = {"$gte": created_at}
             wanted["$or"] = [{"created_at": {"$gt": created_at}}, {"_id": {"$gt": last_id}}]
-        # Last, so that nothing above can put somebody else in its place.
+        # Last, so that nothing above can replace it with another user's id.
         wanted["owner_id"] = owner_id()
 
-        # By time, and by id where the time is the same. Not by id alone: ids that different
-        # processes make within a second are in no order. Not with `skip`: MongoDB would walk past
-        # all earlier todos, and when one of them is deleted another would slip out of sight.
+        # By time, and by id if the time is the same. Not by id alone: the ids that several
+        # processes create within a second are in no order. Not with `skip`: MongoDB would read all
+        # earlier todos, and if one of them is deleted, the next page would miss a todo.
         todos = db.todos().find(wanted).sort([("created_at", 1), ("_id", 1)])
-        # One more than the page holds: if it is there, there is a next page.
+        # One more than the page holds. If it exists, there is a next page.
         todos = list(todos.limit(limit + 1))
         page = todos[:limit]
         link = None
@@ -175,30 +175,35 @@ class TodoList(Resource):
 
     @jwt_required()
     def post(self):
-        """Add a todo, answer 201 with it. Access token. Aborts with 400."""
+        """Add a todo, and respond with 201 and the todo.
+
+        Requires an access token. Aborts with 400.
+        """
         fields = read_body(FIELDS, required=["name"])
         todo = {
             "owner_id": owner_id(),
             "name": fields["name"],
             "description": fields.get("description", ""),
             "done": fields.get("done", False),
-            # In UTC, and without a time zone: this is how PyMongo gives it back later.
+            # In UTC and without a time zone, as PyMongo returns it later.
             "created_at": datetime.now(timezone.utc).replace(tzinfo=None),
         }
         # PyMongo adds the `_id` to the dictionary.
         db.todos().insert_one(todo)
-        refuse_if_deleted_meanwhile(todo)
+        reject_if_revoked_since(todo)
         return represent(todo), 201, {"Location": f"/todos/{todo['_id']}"}
 
 
-def refuse_if_deleted_meanwhile(todo):
-    """Take a todo out again if its user was deleted while it was being added.
+def reject_if_revoked_since(todo):
+    """Delete the new todo, and raise RevokedTokenError, if the session has ended since the check.
 
-    The token was checked before the insert. A deletion that came in between has already deleted the
-    user's todos, and would leave this one behind for ever. It revokes the password's id before it
-    deletes anything, so either it finds this todo or we find the id revoked.
+    `jwt_required` checks the token before the insert. If the user is deleted between the two, the
+    deletion has missed this todo, and it would stay forever. The deletion ends the sessions before
+    it deletes todos, so either it finds this todo, or this query finds that the session has ended.
+    The check before the insert stays as well: without it, a client with a revoked token makes the
+    server write, and if the process dies before this check, the todo stays.
     """
     claims = get_jwt()
-    if not BLACKLIST.isdisjoint([claims["password_id"]]):
+    if claims in BLACKLIST:
         db.todos().delete_one({"_id": todo["_id"]})
         raise RevokedTokenError(get_jwt_header(), claims)

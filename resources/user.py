@@ -1,12 +1,13 @@
-"""Users and their sessions: register, log in, refresh, log out, change the password, delete.
+"""Users and their sessions: register, log in, refresh, log out, new password, delete.
 
-Three ids stand in every token, and decide whom it lets in:
+A user's document holds the hash of the password and the ids of the open sessions:
 
-    sub          the user
-    sid          the session: each login starts one, a logout revokes it
-    password_id  the password that the session was started with: made at registration, replaced
-                 together with the password, and then revoked. So a new password ends all sessions
-                 of the old one, and nobody has to keep a list of sessions.
+    {"_id": <id>, "username": "alice", "password": <hash>, "sessions": [<id>, <id>]}
+
+A login starts a session: it adds an id to the list. Every token names its user (`sub`) and its
+session (`sid`), and is revoked when that id is no longer in the list (blacklist.py). A logout
+removes one id, a new password replaces all ids with one, and a deletion empties the list before it
+deletes the document. If a user has 100 sessions, a login removes the oldest id.
 """
 
 import re
@@ -17,26 +18,24 @@ from flask_jwt_extended import (
     create_access_token,
     create_refresh_token,
     get_jwt,
-    get_jwt_header,
+    get_jwt_identity,
     jwt_required,
 )
-from flask_jwt_extended.exceptions import RevokedTokenError
 from flask_restful import Resource, abort
-from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
-from werkzeug.exceptions import ServiceUnavailable
 
 import db
 from blacklist import BLACKLIST
 from resources import passwords
 from resources.fields import read_body, string
-from resources.guesses import Guess
+from resources.passwords import hashing_slot
+from resources.rate_limits import Attempt, count_registration, forget_own_addresses
 
-# RFC 6749, 5.1: no cache may keep an answer that holds tokens.
-NO_STORE = {"Cache-Control": "no-store"}
-
-# Names that fit into a URL as they are.
+# A username is part of a URL, so it has only characters that need no escaping there.
 USERNAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+# A login beyond these ends the oldest session. Without a limit, each login makes the document grow.
+MOST_SESSIONS = 100
 
 
 def username_field(value):
@@ -49,36 +48,48 @@ def username_field(value):
 
 
 def password_field(value):
-    """Check a new password: 8 to 256 characters, any.
+    """Check a new password: 8 to 256 characters, any, and not a common password.
 
-    NIST 800-63B-4 asks for at least 8 where there is a second factor and for 15 where there is
-    none. That is much to ask of a to-do list, so this takes 8.
+    NIST 800-63B-4 requires 8 where there is a second factor, and 15 where there is none. 15 is a
+    lot for a to-do list, so this API accepts 8.
     """
-    return string(value, shortest=8, longest=passwords.LONGEST)
+    string(value, shortest=8, longest=passwords.LONGEST)
+    if passwords.is_common(value):
+        raise ValueError("Must not be a common password, because attackers try those first.")
+    return value
+
+
+def reject_username_as_password(username, password):
+    """Abort with 400 if the password is the username."""
+    if password.lower() == username.lower():
+        abort(400, message={"password": "Must not be the username."})
 
 
 class UserRegister(Resource):
-    """/register: make an account."""
+    """/register: create a user."""
 
+    @hashing_slot()
     def post(self):
-        """Take `username` and `password`, answer 201. No token.
+        """Create a user from `username` and `password`, and respond with 201.
 
-        Aborts with 400, with 409 if the name is taken, or with 503 if too many passwords wait.
+        Aborts with 400, 409 if the username is taken, 429 or 503.
         """
         new = read_body(
             {"username": username_field, "password": password_field},
             required=["username", "password"],
         )
+        reject_username_as_password(new["username"], new["password"])
+        count_registration()
         user = {
             "username": new["username"],
             "password": passwords.hash_password(new["password"]),
-            "password_id": str(uuid.uuid4()),
+            "sessions": [],
         }
         try:
             db.users().insert_one(user)
         except DuplicateKeyError:
-            # The unique index has refused it. To look first whether the name is free would not do:
-            # between the look and the insert somebody else may take it.
+            # The unique index has rejected it. A query before the insert would not do: another
+            # request could insert the same username between the two.
             abort(409)
         headers = {"Location": f"/user/{user['username']}"}
         return {"message": "User created successfully."}, 201, headers
@@ -87,95 +98,80 @@ class UserRegister(Resource):
 class UserLogin(Resource):
     """/login: start a session."""
 
+    @hashing_slot()
     def post(self):
-        """Take `username` and `password`, answer with an access and a refresh token. No token.
+        """Start a session of the user with this `username` and `password`; respond with its tokens.
 
         Aborts with 400, 401, 429 or 503.
         """
         login = read_body(
             {"username": string, "password": string}, required=["username", "password"]
         )
-        user = authenticate(login["username"], login["password"])
-        return start_session(user)
+        if not USERNAME.fullmatch(login["username"]):
+            # No user can have this name, so there is no password to guess and nothing to count.
+            reject_credentials()
+        attempt = Attempt(login["username"])
+        user, new_hash = authenticate(login["username"], login["password"], attempt)
+        session_id = str(uuid.uuid4())
+        # Append the session's id, and keep the last 100 of the list.
+        update = {"$push": {"sessions": {"$each": [session_id], "$slice": -MOST_SESSIONS}}}
+        if new_hash is not None:
+            update["$set"] = {"password": new_hash}
+        update_if_unchanged(user, update)
+        return tokens(user, session_id)
 
 
-def authenticate(username, password):
-    """The user who has this name and this password.
+def authenticate(username, password, attempt):
+    """Return the user with this username and password, and a new hash if the old one is outdated.
 
-    Aborts with 401 if there is none, with 429 if too many wrong passwords came before, and with 503
-    if too many passwords wait. Whatever it does, it does for names that exist and for names that do
-    not: neither the answer nor the time that it takes tells which exist.
+    Aborts with 401 if there is no such user, and with 429 if a rate limit is reached. It does the
+    same for usernames that exist and for those that do not, so neither the response nor the time
+    that it takes reveals which exist.
     """
-    if not USERNAME.fullmatch(username):
-        # Nobody can have registered this name, so nobody can guess its password: nothing to count.
-        passwords.check_password(password, None)
-        refuse_credentials()
-    guess = Guess(username)
-    # These two ask neither MongoDB nor for a hash, so they come before what does.
-    guess.refuse_if_known()
-    passwords.refuse_if_busy()
-    guess.count()
+    attempt.count()
     user = db.users().find_one({"username": username})
-    matches, new_hash = look_at_password(guess, user, password)
+    stored_hash = user["password"] if user is not None else None
+    matches, new_hash = passwords.verify_password(password, stored_hash)
     if not matches:
-        refuse_credentials()
-    guess.forget()
-    if new_hash:
-        renew_hash(user, new_hash)
-    end_former_sessions(user)
-    return user
+        reject_credentials()
+    attempt.reset()
+    return user, new_hash
 
 
-def look_at_password(guess, user, password):
-    """Whether the password is the user's (None: there is no such user), and perhaps a new hash.
-
-    Takes the guess back if there is no place for a hash: then nobody has looked.
-    """
-    stored_hash = user["password"] if user else None
-    try:
-        return passwords.check_password(password, stored_hash)
-    except ServiceUnavailable:
-        guess.take_back()
-        raise
-
-
-def renew_hash(user, new_hash):
-    """Store a hash that was made with today's figures, in the place of an older one.
-
-    Only if the user still has the password that was looked at: somebody may be changing it at this
-    moment, and then the id of the password is another one.
-    """
-    db.users().update_one(
-        {"_id": user["_id"], "password_id": user["password_id"]},
-        {"$set": {"password": new_hash}},
-    )
-
-
-def refuse_credentials():
-    """Abort with the one 401 for a wrong name and for a wrong password."""
+def reject_credentials():
+    """Abort with the same 401 for a wrong username and for a wrong password."""
     abort(401, message="Wrong username or password.", error="invalid_credentials")
 
 
-def start_session(user):
-    """The answer with the two tokens of a new session."""
+def update_if_unchanged(user, update):
+    """Update the user if the password is still the one that was verified. Aborts with 401 if not.
+
+    Another request may have replaced it since then. The filter and the update are one atomic
+    operation, so a login with the old password opens no session after the change.
+    """
+    result = db.users().update_one({"_id": user["_id"], "password": user["password"]}, update)
+    if result.matched_count == 0:
+        reject_credentials()
+
+
+def tokens(user, session_id):
+    """Return the two tokens of a session. The access token is fresh: a password was just sent."""
     identity = str(user["_id"])
-    claims = {"sid": str(uuid.uuid4()), "password_id": user["password_id"]}
-    # Fresh means that a password was typed for it.
-    access = create_access_token(identity, fresh=True, additional_claims=claims)
-    refresh = create_refresh_token(identity, additional_claims=claims)
-    return {"access_token": access, "refresh_token": refresh}, 200, NO_STORE
+    claims = {"sid": session_id}
+    return {
+        "access_token": create_access_token(identity, fresh=True, additional_claims=claims),
+        "refresh_token": create_refresh_token(identity, additional_claims=claims),
+    }
 
 
 class TokenRefresh(Resource):
-    """/refresh: a new access token for a session that goes on."""
+    """/refresh: get a new access token for an open session."""
 
     @jwt_required(refresh=True)
     def post(self):
-        """Answer with an access token of the same session, not fresh. Refresh token."""
-        old = get_jwt()
-        claims = {"sid": old["sid"], "password_id": old["password_id"]}
-        access = create_access_token(old["sub"], fresh=False, additional_claims=claims)
-        return {"access_token": access}, 200, NO_STORE
+        """Respond with an access token of the same session, not fresh. Requires a refresh token."""
+        claims = {"sid": get_jwt()["sid"]}
+        return {"access_token": create_access_token(get_jwt_identity(), additional_claims=claims)}
 
 
 class UserLogout(Resource):
@@ -183,142 +179,65 @@ class UserLogout(Resource):
 
     @jwt_required(verify_type=False)
     def post(self):
-        """Revoke all tokens of the session. Access or refresh token."""
-        BLACKLIST.add(get_jwt()["sid"])
+        """Revoke all tokens of the session. Requires an access token or a refresh token."""
+        BLACKLIST.add(get_jwt())
         return {"message": "Successfully logged out."}
 
 
 class User(Resource):
-    """/user/<username>: the caller's own account. Any other looks as if it did not exist."""
+    """/user/<username>: the caller's own account. Any other one looks as if it did not exist."""
 
     @jwt_required()
     def get(self, username):
-        """Answer with id and username. Access token. Aborts with 404."""
-        user = found(find_self(username))
+        """Respond with id and username. Requires an access token. Aborts with 404."""
+        user = own_account(username)
         return {"id": str(user["_id"]), "username": user["username"]}
 
-    # Fresh: whoever finds an old access token must be able neither to lock the owner out nor to
-    # delete the account.
+    # Fresh, because an attacker who gets hold of an older access token must not be able to lock the
+    # owner out or to delete the account.
+    @hashing_slot()
     @jwt_required(fresh=True)
     def put(self, username):
-        """Take `current_password` and the new `password`, answer with tokens. Fresh access token.
+        """Replace `current_password` with `password`; respond with the tokens of a new session.
 
-        They are those of a new session. All other sessions of the user end. Aborts with 400, 401,
+        All earlier sessions of the user end. Requires a fresh access token. Aborts with 400, 401,
         404, 429 or 503.
         """
-        body = read_body(
+        change = read_body(
             {"current_password": string, "password": password_field},
             required=["current_password", "password"],
         )
-        found(find_self(username))
-        user = authenticate(username, body["current_password"])
-        user = replace_password(user, passwords.hash_password(body["password"]))
-        end_former_sessions(user)
-        return start_session(user)
+        own_account(username)
+        reject_username_as_password(username, change["password"])
+        attempt = Attempt(username, has_fresh_token=True)
+        user, _ = authenticate(username, change["current_password"], attempt)
+        new_hash = passwords.hash_password(change["password"])
+        session_id = str(uuid.uuid4())
+        # One atomic operation stores the new password and ends all sessions of the old one.
+        update_if_unchanged(user, {"$set": {"password": new_hash, "sessions": [session_id]}})
+        return tokens(user, session_id)
 
-    # The method does the revocation check itself: see `refuse_if_revoked`.
-    @jwt_required(fresh=True, skip_revocation_check=True)
+    @jwt_required(fresh=True)
     def delete(self, username):
-        """Delete the user with all todos and sessions. Fresh access token.
+        """Delete the user with all todos and sessions. Requires a fresh access token.
 
-        Aborts with 401 or 404.
+        Aborts with 404.
         """
-        user = find_self(username)
-        refuse_if_revoked(user)
-        found(user)
-        while user is not None:
-            delete_all_of(user)
-            # If the password was changed meanwhile, the user is still there, and perhaps has new
-            # sessions. Then once more.
-            user = db.users().find_one({"_id": user["_id"]})
+        user_id = own_account(username)["_id"]
+        # First the sessions: once they have ended, no request adds a todo that stays. The user
+        # comes last: if MongoDB fails before that, the owner can log in and delete again.
+        while db.users().update_one({"_id": user_id}, {"$set": {"sessions": []}}).matched_count:
+            db.todos().delete_many({"owner_id": user_id})
+            forget_own_addresses(username)
+            # A login since the first step has opened a session, perhaps with new todos. Then this
+            # deletes nothing, and all three steps run again.
+            db.users().delete_one({"_id": user_id, "sessions": []})
         return {"message": "User deleted."}
 
 
-def find_self(username):
-    """The caller's user document, or None if `username` is somebody else or nobody.
-
-    Raises RevokedTokenError if the caller's token was issued under a former password.
-    """
-    claims = get_jwt()
-    user = db.users().find_one({"_id": ObjectId(claims["sub"]), "username": username})
-    if user is not None:
-        end_former_sessions(user)
-        if user["password_id"] != claims["password_id"]:
-            raise RevokedTokenError(get_jwt_header(), claims)
-    return user
-
-
-def found(user):
-    """The user that a query has given. Aborts with 404 if it has given none."""
+def own_account(username):
+    """Return the caller's user document. Aborts with 404 if `username` is not the caller's."""
+    user = db.users().find_one({"_id": ObjectId(get_jwt_identity()), "username": username})
     if user is None:
         abort(404, message="User not found.")
     return user
-
-
-def replace_password(user, new_hash):
-    """Store the hash of a new password, and a new id of the password; return the user as it now is.
-
-    One atomic operation, so there is no moment in which only half of it holds. The former id stays
-    in the document until it is on the blacklist: if the server or MongoDB dies before that, whoever
-    comes next finds it there (see `end_former_sessions`).
-    """
-    changed = db.users().find_one_and_update(
-        # Only if the password is still the one of this request's token. Of two simultaneous changes
-        # the first replaces its id, and the second finds no such user.
-        {"_id": user["_id"], "password_id": get_jwt()["password_id"]},
-        {
-            "$set": {
-                "password": new_hash,
-                "password_id": str(uuid.uuid4()),
-                "former_password_id": user["password_id"],
-            }
-        },
-        return_document=ReturnDocument.AFTER,
-    )
-    if changed is None:
-        raise RevokedTokenError(get_jwt_header(), get_jwt())
-    return changed
-
-
-def end_former_sessions(user):
-    """Revoke what was issued under the password before this one, if that has not been done yet.
-
-    It is done before the first token is issued under the new password, and by whoever comes first:
-    the request that changes the password or, if that was cut off, the next login or the next
-    request for the user's own account.
-    """
-    former_id = user.get("former_password_id")
-    if former_id is None:
-        return
-    BLACKLIST.add(former_id)
-    db.users().update_one(
-        {"_id": user["_id"], "former_password_id": former_id},
-        {"$unset": {"former_password_id": ""}},
-    )
-
-
-def refuse_if_revoked(user):
-    """Raise RevokedTokenError if the caller's token may not delete this user (None: there is none).
-
-    The check of all other requests would refuse too much. A deletion that was cut off has revoked
-    the password's id and left the user; then the owner must be able to finish it, with the same
-    token or after a new login. So while the user is there, only the session's id is asked for.
-    """
-    claims = get_jwt()
-    ids = [claims["sid"]]
-    if user is None:
-        ids.append(claims["password_id"])
-    if not BLACKLIST.isdisjoint(ids):
-        raise RevokedTokenError(get_jwt_header(), claims)
-
-
-def delete_all_of(user):
-    """Delete a user's sessions, then the todos, then the user.
-
-    In this order. Once the sessions are over, nobody adds a todo that stays. As long as todos are
-    left the user is there, so that the owner can log in and repeat the deletion.
-    """
-    BLACKLIST.add(user["password_id"])
-    db.todos().delete_many({"owner_id": user["_id"]})
-    # Only if the password is still the same: otherwise there may be sessions that are not over.
-    db.users().delete_one({"_id": user["_id"], "password_id": user["password_id"]})

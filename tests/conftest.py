@@ -1,89 +1,116 @@
 """The fixtures: a MongoDB and a server for all tests, an empty database and two users for each."""
 
+import shutil
+import sys
+
 import pytest
 from pymongo import MongoClient
 
-# Before helpers.py is imported: a comparison that fails there then shows both sides, as in a test.
-pytest.register_assert_rewrite("helpers")
+# Before the import, so that a comparison that fails there shows both sides, as it does in a test.
+pytest.register_assert_rewrite("support.clients")
 
-from helpers import Mongod, Server, User, procfile_command  # noqa: E402
+from support.clients import InsertedUser  # noqa: E402
+from support.processes import ROOT, SECRET, Mongod, Server, procfile_command  # noqa: E402
 
 
 def pytest_addoption(parser):
-    parser.addoption("--all", action="store_true", help="also run the tests that take minutes")
+    parser.addoption("--all", action="store_true", help="run the tests that take minutes as well")
     parser.addoption(
         "--update",
         action="store_true",
-        help="write the answers that come into README.md and the Postman collection",
+        help="write the responses of the API into the READMEs and the Postman collection",
     )
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes many seconds; runs only with --all")
+    config.addinivalue_line("markers", "smoke: the few tests to run after each change: -m smoke")
 
 
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--all"):
-        for item in items:
-            if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="takes many seconds; run with --all"))
+    if config.getoption("--all"):
+        return
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason="takes many seconds; run with --all"))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item):
-    """Below a test that failed, show the end of the log of the server that it talked to."""
+    """Show, below a test that failed, the end of the log of each server that it has used."""
     report = yield
-    server = item.funcargs.get("api") if hasattr(item, "funcargs") else None
-    if report.failed and server:
-        report.sections.append(("the server's log", server.log.read_text()[-3000:]))
+    if report.failed:
+        fixtures = getattr(item, "funcargs", {}).values()
+        logs = {value.log for value in fixtures if isinstance(value, Server)}
+        for log in logs:
+            report.sections.append((f"end of {log}", log.read_text()[-3000:]))
     return report
 
 
 @pytest.fixture(scope="session")
 def update(pytestconfig):
-    """Whether to write down what the server answers now, in place of what is shown."""
+    """Whether to write the current responses into the documents, instead of comparing them."""
     return pytestconfig.getoption("--update")
+
+
+# MongoDB and servers.
 
 
 @pytest.fixture(scope="session")
 def mongod(tmp_path_factory):
+    """A MongoDB for all tests that do not stop it."""
     mongod = Mongod(tmp_path_factory.mktemp("mongod"))
     yield mongod
     mongod.kill()
 
 
+@pytest.fixture
+def database(mongod):
+    """The database of the servers, empty."""
+    with MongoClient(mongod.uri) as client:
+        database = client.get_default_database()
+        for name in database.list_collection_names():
+            # If they were dropped, their indexes would be gone as well.
+            database[name].delete_many({})
+        yield database
+
+
 @pytest.fixture(scope="session")
 def server(mongod, tmp_path_factory):
-    """One production server for all tests that need nothing special of it."""
+    """One production server for all tests that need no special settings."""
     server = Server(procfile_command(), tmp_path_factory.mktemp("server") / "log", mongod.uri)
     yield server.wait()
     server.kill()
 
 
 @pytest.fixture
-def database(mongod):
-    """The server's database, empty."""
-    with MongoClient(mongod.uri) as client:
-        database = client.get_default_database()
-        for name in ("users", "todos", "blacklist", "guesses"):
-            database[name].delete_many({})  # Not dropped: that would take the indexes along.
-        yield database
-
-
-@pytest.fixture
 def api(server, database):
-    """The server, with nothing stored."""
+    """The production server, with an empty database."""
     return server
 
 
-@pytest.fixture
-def alice(api):
-    return User(api, "alice")
+def copy_project(folder):
+    """Return a copy of the project, in which a server can store data and files can be changed."""
+    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".*", "env", "__pycache__"))
+    return folder
 
 
 @pytest.fixture
-def bob(api):
-    return User(api, "bob")
+def project(tmp_path):
+    """A copy of the project for one test."""
+    return copy_project(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def development_server(mongod, tmp_path_factory):
+    """`python app.py` for all tests, with the database and the secret of the production server."""
+    folder = tmp_path_factory.mktemp("development")
+    # In a copy, because the server starts again whenever you save one of its files.
+    project = copy_project(folder / "project")
+    command = [sys.executable, "app.py"]
+    server = Server(command, folder / "log", mongod.uri, cwd=project, JWT_SECRET_KEY=SECRET)
+    yield server.wait()
+    server.kill()
 
 
 @pytest.fixture
@@ -107,7 +134,7 @@ def start(tmp_path):
 
 @pytest.fixture
 def own_mongod(tmp_path):
-    """A MongoDB of the test's own, to be killed."""
+    """A MongoDB for one test, which can kill it."""
     mongod = Mongod(tmp_path / "mongod")
     yield mongod
     mongod.kill()
@@ -115,7 +142,22 @@ def own_mongod(tmp_path):
 
 @pytest.fixture
 def breakable(tmp_path):
-    """A MongoDB that can be told to fail at a command: MongoDB's own fail points, for tests."""
+    """A MongoDB that fails at a command if it is told to: MongoDB's own fail points, for tests."""
     mongod = Mongod(tmp_path / "breakable", ["--setParameter", "enableTestCommands=1"])
     yield mongod
     mongod.kill()
+
+
+# Users.
+
+
+@pytest.fixture
+def alice(api, database):
+    """A user with a session."""
+    return InsertedUser(api, database, "alice")
+
+
+@pytest.fixture
+def bob(api, database):
+    """Another user with a session."""
+    return InsertedUser(api, database, "bob")

@@ -1,0 +1,272 @@
+"""Tokens that the API has not issued, or that are no longer valid: always a 401."""
+
+import base64
+import http.client
+import json
+import time
+
+import jwt
+import pytest
+from bson import ObjectId
+from support.clients import assert_error, claims, short
+from support.processes import SECRET
+
+MISSING = object()
+
+
+def encode(part):
+    """Return a part of a token, from bytes or from what JSON can hold."""
+    if not isinstance(part, bytes):
+        part = json.dumps(part).encode()
+    return base64.urlsafe_b64encode(part).rstrip(b"=").decode()
+
+
+def forge(token, secret=SECRET, algorithm="HS256", headers=None, **changes):
+    """Return the token with other claims, signed again. Only a holder of the secret can do so."""
+    changed = claims(token) | changes
+    changed = {name: value for name, value in changed.items() if value is not MISSING}
+    header = encode({"typ": "JWT", "alg": algorithm} | (headers or {}))
+    signed = f"{header}.{encode(changed)}"
+    if algorithm == "none":
+        return signed + "."
+    signature = jwt.get_algorithm_by_name(algorithm).sign(signed.encode(), secret.encode())
+    return f"{signed}.{encode(signature)}"
+
+
+def assert_rejected(api, token, code="invalid_token"):
+    """Assert that an access token is rejected, both where it is required and at /logout."""
+    assert_error(api.get("/todos", token), 401, code)
+    assert_error(api.post("/logout", token), 401, code)
+
+
+def seconds_from_now(seconds):
+    return int(time.time()) + seconds
+
+
+@pytest.mark.smoke
+def test_forged_token_without_changes_is_accepted(api, alice):
+    """Otherwise the tests below would prove nothing."""
+    assert api.get("/todos", forge(alice.access)).status_code == 200
+    assert api.post("/refresh", forge(alice.refresh)).status_code == 200
+
+
+# The signature.
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("algorithm", ["none", "HS384", "HS512"])
+def test_token_with_another_algorithm_is_rejected(api, alice, algorithm):
+    assert_rejected(api, forge(alice.access, algorithm=algorithm))
+    assert_rejected(api, forge(alice.access, headers={"alg": algorithm}))
+
+
+ODD_HEADERS = [{"alg": "none"}, {"alg": ""}, {"alg": None}, {"alg": ["HS256"]}, {"crit": ["x"]}]
+ODD_HEADERS += [{"kid": 1}, {"b64": False}]
+
+
+@pytest.mark.parametrize("headers", ODD_HEADERS, ids=str)
+def test_token_with_odd_headers_is_rejected(api, alice, headers):
+    assert_rejected(api, forge(alice.access, headers=headers))
+
+
+OTHER_SECRETS = ["", "x" * 32, SECRET + " ", SECRET[:-1], SECRET.upper()]
+
+
+@pytest.mark.parametrize(
+    "secret", OTHER_SECRETS, ids=["empty", "other", "longer", "shorter", "upper case"]
+)
+def test_token_signed_with_another_secret_is_rejected(api, alice, secret):
+    assert_rejected(api, forge(alice.access, secret))
+
+
+def test_token_with_any_flipped_bit_in_its_signature_is_rejected(api, alice):
+    signed, _, signature = alice.access.rpartition(".")
+    signature = base64.urlsafe_b64decode(signature + "=")
+    for bit in range(len(signature) * 8):
+        flipped = bytearray(signature)
+        flipped[bit // 8] ^= 1 << bit % 8
+        response = api.get("/todos", f"{signed}.{encode(bytes(flipped))}")
+        assert_error(response, 401, "invalid_token")
+
+
+def test_changed_claims_with_the_old_signature_are_rejected(api, alice, bob):
+    header, payload, signature = alice.access.split(".")
+    changed = encode(claims(alice.access) | {"sub": bob.id})
+    assert_rejected(api, f"{header}.{changed}.{signature}")
+    assert_rejected(api, f"{header}.{payload}.{bob.access.split('.')[2]}")
+
+
+# Times. A clock may be up to 5 seconds ahead.
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("seconds", [-6, -3600, -(10**9)])
+def test_expired_token_is_rejected_as_expired(api, alice, seconds):
+    assert_rejected(api, forge(alice.access, exp=seconds_from_now(seconds)), "token_expired")
+    response = api.post("/refresh", forge(alice.refresh, exp=seconds_from_now(seconds)))
+    assert_error(response, 401, "token_expired")
+
+
+@pytest.mark.parametrize("seconds", [0, -1, -3])
+def test_token_that_has_just_expired_is_accepted(api, alice, seconds):
+    access = forge(alice.access, exp=seconds_from_now(seconds))
+    assert api.get("/todos", access).status_code == 200
+    refresh = forge(alice.refresh, exp=seconds_from_now(seconds))
+    assert api.post("/refresh", refresh).status_code == 200
+
+
+@pytest.mark.parametrize("seconds", [1, 4])
+def test_token_from_a_clock_that_is_ahead_is_accepted(api, alice, seconds):
+    times = {"iat": seconds_from_now(seconds), "nbf": seconds_from_now(seconds)}
+    assert api.get("/todos", forge(alice.access, **times)).status_code == 200
+    assert api.post("/refresh", forge(alice.refresh, **times)).status_code == 200
+    assert api.post("/logout", forge(alice.access, **times)).status_code == 200
+
+
+@pytest.mark.parametrize("claim", ["iat", "nbf"])
+def test_token_that_is_not_valid_yet_is_rejected(api, alice, claim):
+    assert_rejected(api, forge(alice.access, **{claim: seconds_from_now(60)}))
+
+
+# The claims.
+
+
+@pytest.mark.smoke
+def test_access_and_refresh_token_cannot_replace_each_other(api, alice):
+    assert_error(api.get("/todos", alice.refresh), 401, "invalid_token")
+    assert_error(api.post("/refresh", alice.access), 401, "invalid_token")
+
+
+CLAIMS = ["sub", "sid", "jti", "type", "fresh", "exp", "iat", "nbf"]
+WRONG_TYPES = [None, True, 1.5, [], {}, {"$ne": None}, {"$gt": ""}, ["x"], MISSING]
+WRONG_CLAIMS = [(claim, value) for claim in CLAIMS for value in WRONG_TYPES]
+# This one is right.
+WRONG_CLAIMS.remove(("fresh", True))
+WRONG_IDS = [
+    f"{claim} is {'missing' if value is MISSING else value}" for claim, value in WRONG_CLAIMS
+]
+
+
+@pytest.mark.parametrize(("claim", "value"), WRONG_CLAIMS, ids=WRONG_IDS)
+def test_missing_claim_or_claim_of_wrong_type_is_rejected(api, alice, claim, value):
+    for token in (alice.access, alice.refresh):
+        forged = forge(token, **{claim: value})
+        assert_rejected(api, forged)
+        assert_error(api.post("/refresh", forged), 401, "invalid_token")
+        assert_error(api.delete("/user/alice", forged), 401, "invalid_token")
+
+
+WRONG_VALUES = [
+    {"sub": "x"},
+    {"sub": ""},
+    {"sub": "alice"},
+    {"sub": "\ud800"},
+    {"sid": "\ud800"},
+    {"sid": "é"},
+    {"jti": "\udfff"},
+    {"type": "Access"},
+    {"type": ""},
+    {"type": "\ud800"},
+    {"fresh": 1},
+    {"fresh": "true"},
+    {"exp": "9999999999"},
+    {"nbf": "x"},
+    {"aud": "x"},
+    {"aud": None},
+]
+
+
+@pytest.mark.parametrize("changes", WRONG_VALUES, ids=ascii)
+def test_claim_with_a_value_that_the_api_never_issues_is_rejected(api, alice, changes):
+    forged = forge(alice.access, **changes)
+    assert_rejected(api, forged)
+    assert_error(api.delete("/user/alice", forged), 401, "invalid_token")
+
+
+@pytest.mark.parametrize("changes", ["unknown user", "unknown session", "session of another user"])
+def test_token_of_no_session_is_rejected_as_revoked(api, database, alice, bob, changes):
+    """Only a holder of the secret can issue such a token. It gives access to nothing."""
+    alice.add()
+    forged = forge(
+        alice.access,
+        **{
+            "unknown user": {"sub": str(ObjectId())},
+            "unknown session": {"sid": "x"},
+            "session of another user": {"sub": bob.id},
+        }[changes],
+    )
+    assert_rejected(api, forged, "token_revoked")
+    for name in ("alice", "bob"):
+        assert_error(api.delete(f"/user/{name}", forged), 401, "token_revoked")
+    assert database.users.count_documents({}) == 2
+    assert database.todos.count_documents({}) == 1
+
+
+NOT_TOKENS = {
+    "one part": "x",
+    "three parts": "a.b.c",
+    "empty parts": "..",
+    "header only": "eyJhbGciOiJIUzI1NiJ9..",
+    "list as claims": encode({"alg": "HS256"}) + "." + encode([]) + ".x",
+    "list as header": encode([]) + "." + encode({}) + ".x",
+    "deep header": encode(b"[" * 4000) + ".e30.x",
+    "deep claims": "e30." + encode(b"[" * 4000) + ".x",
+    "deep objects": encode({"alg": "HS256"}) + "." + encode(b'{"a":' * 1200) + ".x",
+    "long number": encode({"alg": "HS256"}) + "." + encode(b'{"exp":' + b"9" * 5000 + b"}") + ".x",
+    "8,000 characters": "x" * 8000,
+    "8,000 dots": "." * 8000,
+    "escape": "%00",
+}
+
+
+@pytest.mark.parametrize("token", NOT_TOKENS.values(), ids=NOT_TOKENS)
+def test_malformed_token_is_rejected(api, token):
+    assert_rejected(api, token)
+
+
+# The header.
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("scheme", ["bearer", "BEARER", "bEaReR"])
+def test_scheme_is_compared_without_case(api, alice, scheme):
+    headers = {"Authorization": f"{scheme} {alice.access}"}
+    assert api.get("/todos", headers=headers).status_code == 200
+    assert api.delete("/user/alice", headers=headers).status_code == 200
+    assert_error(api.get("/todos", headers={"Authorization": f"{scheme} x"}), 401, "invalid_token")
+
+
+NOT_BEARER = ["", "Bearer", "Bearer ", "bearer", "Basic YWxpY2U6eA==", "Bearer a b", "Token x", "x"]
+NOT_BEARER += [",", "Bearer,", "Bearer a, Bearer b", "x" * 8000]
+
+
+@pytest.mark.parametrize("value", NOT_BEARER, ids=short)
+def test_header_without_a_bearer_token_gives_authorization_required(api, value):
+    response = api.get("/todos", headers={"Authorization": value})
+    assert_error(response, 401, "authorization_required")
+
+
+OTHER_BYTES = [b"Bearer \xff\xfe", b"\xff", b"Bearer \xa0", b"Bearer " + b"\xff" * 8000]
+OTHER_BYTES += ["Bearer é.ü.ß".encode(), b"bearer \xff"]
+
+
+@pytest.mark.parametrize("value", OTHER_BYTES, ids=short)
+def test_header_that_is_not_ascii_gives_401(api, value):
+    # The package requests would refuse to send this header.
+    connection = http.client.HTTPConnection("127.0.0.1", api.port)
+    connection.putrequest("GET", "/todos")
+    connection.putheader("Authorization", value)
+    connection.endheaders()
+    response = connection.getresponse()
+    assert response.status == 401
+    assert json.loads(response.read())["error"] in ("authorization_required", "invalid_token")
+    connection.close()
+
+
+def test_token_outside_the_header_is_ignored(api, alice):
+    in_query = api.get(f"/todos?jwt={alice.access}")
+    assert_error(in_query, 401, "authorization_required")
+    in_cookie = api.get("/todos", cookies={"access_token_cookie": alice.access})
+    assert_error(in_cookie, 401, "authorization_required")
+    in_body = api.post("/todos", json={"access_token": alice.access, "name": "x"})
+    assert_error(in_body, 401, "authorization_required")

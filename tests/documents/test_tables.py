@@ -1,0 +1,164 @@
+"""The tables of the documents list what the code has."""
+
+import re
+import shutil
+import subprocess
+from datetime import timedelta
+
+import pytest
+from support.clients import ERROR_CODES
+from support.documents import LAB, README, collection, endpoint, fenced, requests_of, table
+from support.processes import ROOT
+
+from app import app
+from resources import rate_limits
+from resources.todo import FIELDS
+
+ROUTES = table("method", README.chapter("API reference"))
+# The tokens that each entry of the route table accepts. `stale` is an access token from /refresh.
+TOKENS = {
+    "none": {"none", "refresh", "stale", "fresh"},
+    "refresh": {"refresh"},
+    "access": {"stale", "fresh"},
+    "fresh access": {"fresh"},
+    "access or refresh": {"refresh", "stale", "fresh"},
+}
+
+
+# Routes and errors.
+
+
+def test_route_table_has_every_url_and_method():
+    routes = [
+        (method, rule.rule.replace("<string:", "<"))
+        for rule in app.url_map.iter_rules()
+        for method in rule.methods - {"HEAD"}
+    ]
+    assert sorted((method, url) for method, url, *_ in ROUTES) == sorted(routes)
+
+
+@pytest.mark.parametrize(("method", "url", "token"), [row[:3] for row in ROUTES])
+def test_route_accepts_the_tokens_of_the_table(api, alice, method, url, token):
+    path = url.replace("<username>", "alice").replace("<todo_id>", alice.add()["id"])
+    # Each from its own session, because one of the requests is a logout. `fresh` is the last one,
+    # because one of the requests deletes the user.
+    tokens = {
+        "none": None,
+        "refresh": alice.login()[1],
+        "stale": api.post("/refresh", alice.refresh).json()["access_token"],
+        "fresh": alice.login()[0],
+    }
+    accepted = {
+        kind
+        for kind, value in tokens.items()
+        if api.request(method, path, value).status_code != 401
+    }
+    assert accepted == TOKENS[token]
+
+
+def test_route_table_has_the_statuses_and_error_codes_of_the_api():
+    adapter = app.url_map.bind("")
+    examples = [(item, item["response"][0]["code"]) for item in requests_of(collection())]
+    statuses = {endpoint(adapter, item): code for item, code in examples if code < 300}
+    for method, url, _, _, success, errors in ROUTES:
+        name, _ = adapter.match(re.sub("<.*>", "x", url), method)
+        assert int(success[:3]) == statuses[name, method], (method, url)
+        assert set(re.findall(r"\w+", errors)) <= ERROR_CODES.keys(), (method, url)
+
+
+def test_error_table_has_every_error_code():
+    rows = table("status", README.chapter("API reference"))
+    assert sorted((code, int(status)) for status, code, *_ in rows) == sorted(ERROR_CODES.items())
+
+
+# Todos.
+
+
+def test_reference_names_every_field_of_a_todo(alice):
+    reference = README.chapter("API reference")
+    missing = "Add the field to the API reference in README.md, by hand"
+    [shown] = re.findall(r"A todo is `\{([^}]+)\}`", reference)
+    assert re.findall(r'"(\w+)"', shown) == list(alice.add()), missing
+
+    explained = {name for row in table("field", reference) for name in re.findall(r"\w+", row[0])}
+    assert FIELDS.keys() <= explained, missing
+    for method, url, _, body, *_ in ROUTES:
+        if (method, url) in (("POST", "/todos"), ("PUT", "/todos/<todo_id>")):
+            assert FIELDS.keys() <= set(re.findall(r"\w+", body)), missing
+
+
+# Rate limits.
+
+WINDOWS = {"15 minutes": timedelta(minutes=15), "an hour": timedelta(hours=1)}
+
+
+def test_table_of_rate_limits_has_the_numbers_of_the_code(monkeypatch):
+    counted = []
+    monkeypatch.setattr(rate_limits, "count", counted.append)
+    with app.test_request_context("/"):
+        attempt = rate_limits.Attempt("alice")
+        rate_limits.count_registration()
+    limits = {
+        ("wrong passwords", "username and client address together"): (
+            attempt.by_username_and_address
+        ),
+        ("wrong passwords", "username"): attempt.by_username,
+        ("wrong passwords", "client address"): attempt.by_address,
+        ("registrations", "client address"): counted[0],
+    }
+    rows = table("what is counted", README.text)
+    assert {(what, by): (int(most), WINDOWS[window]) for what, by, most, window in rows} == {
+        row: (limit.most, limit.window) for row, limit in limits.items()
+    }
+
+
+# Variables.
+
+
+def test_variable_table_has_every_variable():
+    code = "\n".join((ROOT / name).read_text("utf-8") for name in ("app.py", "run.py", "uwsgi.ini"))
+    used = re.findall(r'os\.environ(?:\.get\(|\[)"(\w+)"', code)
+    rows = {row[0]: row for row in table("variable", README.text)}
+    assert rows.keys() == set(used)
+    assert "5000" in rows["PORT"]
+    assert "2" in rows["WEB_CONCURRENCY"]
+
+
+# Files.
+
+
+def files_of_the_tree():
+    """Return the paths in the README's tree of files. Each has a clause that says what it is."""
+    [tree] = [text for text in fenced("text", README.chapter("Project structure"))]
+    folders, paths = [], set()
+    for line in tree.splitlines():
+        indent, name, clause = re.fullmatch(r"( *)(\S+)(?: +(\S.*))?", line).groups()
+        folders = folders[: len(indent) // 2]
+        if name.endswith("/"):
+            folders.append(name)
+        else:
+            assert clause, f"a file without a clause: {name}"
+            paths.add("".join(folders) + name)
+    return paths
+
+
+def files_of_the_tests():
+    """Return the paths in the lab's table of files."""
+    return {row[0] for row in table("file", LAB.chapter("What each file promises"))}
+
+
+def test_every_listed_file_exists():
+    listed = files_of_the_tree() | files_of_the_tests()
+    assert [path for path in listed if not (ROOT / path).is_file()] == []
+
+
+@pytest.mark.skipif(
+    not shutil.which("git") or not (ROOT / ".git").exists(), reason="needs git and a clone"
+)
+def test_every_file_of_the_repository_is_listed():
+    command = ["git", "-c", "safe.directory=*", "ls-files"]
+    tracked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = files_of_the_tree() | files_of_the_tests()
+    assert set(tracked.stdout.splitlines()) - listed == set(), (
+        "Add these to the tree in README.md, or to the table in tests/README.md, with a clause each"
+    )

@@ -1,0 +1,260 @@
+"""A fault at any operation of a request: every promise is kept, whatever was written before it.
+
+A test does not know the operations of a request. It sends the request to a MongoDB that fails at
+the first one, then to a MongoDB that fails at the second one, and so on, until a request no longer
+has as many.
+"""
+
+import contextlib
+import itertools
+import os
+import signal
+import threading
+
+import pytest
+import requests
+from bson import ObjectId
+from pymongo import MongoClient
+from support.actions import (
+    NEW_PASSWORD,
+    change_password,
+    delete_user,
+    is_valid,
+    log_in,
+    register,
+    tokens_of,
+)
+from support.clients import PASSWORD, InsertedUser, assert_error, new_address, report
+from support.faults import READS, WRITES, FailPoint
+from support.processes import wait_for, with_stats, workers
+
+pytestmark = pytest.mark.slow
+
+
+# The requests. Each class prepares one, sends it, and judges its outcome. `response` is None if the
+# process that should have responded was killed.
+
+
+class Scenario:
+    """A user with two sessions and a todo, who sends one request."""
+
+    success = 200
+
+    def __init__(self, server, database, name):
+        self.server, self.database, self.name = server, database, name
+        self.user = InsertedUser(server, database, name)
+        self.sessions = [(self.user.access, self.user.refresh), self.user.login()]
+        self.todo = self.user.add()
+
+    def valid_sessions(self):
+        return [session for session in self.sessions if is_valid(self.server, *session)]
+
+    def assert_owner_can_log_in(self):
+        """Assert that the sessions and the todo are still there, and that the owner can log in."""
+        assert self.valid_sessions() == self.sessions
+        assert self.server.get(f"/todos/{self.todo['id']}", self.user.access).json() == self.todo
+        assert is_valid(self.server, *tokens_of(log_in(self.server, self.name, PASSWORD)))
+
+
+class NewPassword(Scenario):
+    """PUT /user/<username>: the user has a new password, or the old one."""
+
+    def send(self):
+        return change_password(self.server, self.user)
+
+    def judge(self, response):
+        logins = [log_in(self.server, self.name, word) for word in (PASSWORD, NEW_PASSWORD)]
+        assert sorted(login.status_code for login in logins) == [200, 401]
+        is_changed = logins[1].status_code == 200
+        if response is not None and response.status_code == 200:
+            assert is_changed
+            self.sessions.append(tokens_of(response))
+            assert self.valid_sessions() == self.sessions[-1:]
+        if is_changed:
+            assert is_valid(self.server, *self.sessions[0]) is False
+            assert is_valid(self.server, *self.sessions[1]) is False
+        # The owner finishes the job, or does it again.
+        login = tokens_of(logins[is_changed])
+        current = NEW_PASSWORD if is_changed else PASSWORD
+        change = change_password(self.server, self.user, login[0], current, "a third password")
+        assert is_valid(self.server, *tokens_of(change))
+        assert self.valid_sessions() == [] and not is_valid(self.server, *login)
+        for word in (PASSWORD, NEW_PASSWORD):
+            assert_error(log_in(self.server, self.name, word), 401, "invalid_credentials")
+
+
+class Deletion(Scenario):
+    """DELETE /user/<username>: the user is deleted, or logs in and deletes again."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        for _ in range(2):
+            self.user.add()
+
+    def send(self):
+        return delete_user(self.server, self.user)
+
+    def judge(self, response):
+        mine = {"owner_id": ObjectId(self.user.id)}
+        login = log_in(self.server, self.name, PASSWORD)
+        if response is not None and response.status_code == 200:
+            assert login.status_code == 401
+        if login.status_code == 401 or self.database.todos.count_documents(mine) < 3:
+            assert self.valid_sessions() == []
+        if login.status_code == 200:
+            self.sessions.append(tokens_of(login))
+            assert delete_user(self.server, self.user, self.sessions[-1][0]).status_code == 200
+        assert self.valid_sessions() == []
+        assert self.database.todos.count_documents(mine) == 0
+        # The next user with this name gets nothing of the previous one.
+        assert register(self.server, self.name).status_code == 201
+        access, _ = tokens_of(log_in(self.server, self.name, PASSWORD))
+        assert self.server.get("/todos", access).json()["todos"] == []
+        assert self.valid_sessions() == []
+
+
+class Login(Scenario):
+    """POST /login: the client logs in, or does so later."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.address = new_address()
+
+    def send(self):
+        return log_in(self.server, self.name, PASSWORD, self.address)
+
+    def judge(self, response):
+        if response.status_code == 200:
+            assert is_valid(self.server, *tokens_of(response))
+        self.assert_owner_can_log_in()
+        assert is_valid(self.server, *tokens_of(self.send()))
+
+
+class NewTodo(Scenario):
+    """POST /todos: the todo is added, or not."""
+
+    success = 201
+
+    def send(self):
+        return self.server.post("/todos", self.user.access, json={"name": "the new one"})
+
+    def judge(self, response):
+        first, *others = self.server.get("/todos", self.user.access).json()["todos"]
+        assert first == self.todo
+        if response.status_code == 201:
+            assert others == [response.json()]
+        else:
+            assert [todo["name"] for todo in others] in ([], ["the new one"])
+        self.assert_owner_can_log_in()
+
+
+class Registration(Scenario):
+    """POST /register, by another client."""
+
+    success = 201
+
+    def send(self):
+        return register(self.server, f"{self.name}-2")
+
+    def judge(self, response):
+        again = self.send().status_code
+        assert again == 409 if response.status_code == 201 else again in (201, 409)
+        assert is_valid(self.server, *tokens_of(log_in(self.server, f"{self.name}-2", PASSWORD)))
+        self.assert_owner_can_log_in()
+
+
+# The faults.
+
+# MongoDB does not execute the operation, as if the cluster were full.
+REFUSED = {"failCommands": READS + WRITES, "errorCode": 8000}
+# MongoDB executes the operation, but too few members of the database confirm it.
+UNCONFIRMED = {"failCommands": WRITES, "writeConcernError": {"code": 64, "errmsg": "too few"}}
+
+
+def assert_no_orphans(database):
+    """Assert that the owner of every todo exists."""
+    owners = {user["_id"] for user in database.users.find()}
+    assert [todo for todo in database.todos.find() if todo["owner_id"] not in owners] == []
+
+
+@pytest.mark.parametrize("fault", [REFUSED, UNCONFIRMED], ids=["refused", "unconfirmed"])
+@pytest.mark.parametrize("scenario", [NewPassword, Deletion, Login, NewTodo, Registration])
+def test_fault_at_any_operation_breaks_no_promise(
+    failing_mongod, fail_point, start, scenario, fault
+):
+    server = start(failing_mongod.uri, WEB_CONCURRENCY="1")
+    with MongoClient(failing_mongod.uri) as client:
+        database = client.get_default_database()
+        for number in itertools.count():
+            case = scenario(server, database, f"user{number}")
+            fail_point.set(skip=number, **fault)
+            response = case.send()
+            faults = fail_point.count()
+            fail_point.clear()
+            assert response.status_code in (case.success, 503)
+            case.judge(response)
+            assert_no_orphans(database)
+            if not faults:
+                break
+        assert response.status_code == case.success
+    report(faults=number)
+    assert number > 0
+
+
+@pytest.mark.parametrize("victim", ["mongod", "worker"])
+@pytest.mark.parametrize("scenario", [NewPassword, Deletion])
+def test_process_killed_at_any_write_breaks_no_promise(breakable, start, scenario, victim):
+    server = with_stats(start, breakable.uri, WEB_CONCURRENCY="1")
+    with MongoClient(breakable.uri) as client:
+        database, fail_point = client.get_default_database(), FailPoint(client)
+        bystander = InsertedUser(server, database, "bystander")
+        for number in itertools.count():
+            case = scenario(server, database, f"user{number}")
+            # The write waits. MongoDB executes it later, even if the worker has been killed.
+            waits = 60_000 if victim == "mongod" else 300
+            fail_point.set(WRITES, number, blockConnection=True, blockTimeMS=waits)
+            responses = in_background(case.send)
+            wait_for(lambda r=responses: fail_point.count() or r)
+            faults = fail_point.count()
+            if faults and victim == "mongod":
+                breakable.kill()
+                breakable.start()
+            elif faults:
+                os.kill(workers(server)[0]["pid"], signal.SIGKILL)
+                wait_for(lambda: not operations(client))
+            fail_point.clear()
+            if victim == "mongod" or not faults:
+                wait_for(lambda r=responses: r)
+                assert responses[0].status_code in (200, 503)
+            wait_for(lambda: is_available(server, bystander.access))
+            case.judge(responses[0] if responses else None)
+            assert_no_orphans(database)
+            if not faults:
+                break
+        assert responses[0].status_code == 200
+    report(faults=number)
+    assert number > 0
+
+
+def in_background(send):
+    """Send a request from another thread; return a list that gets the response, if one comes."""
+    responses = []
+
+    def run():
+        with contextlib.suppress(requests.RequestException):
+            responses.append(send())
+
+    threading.Thread(target=run, daemon=True).start()
+    return responses
+
+
+def operations(client):
+    """Return the operations on the database of the tests that MongoDB executes at the moment."""
+    stages = [{"$currentOp": {"allUsers": True}}, {"$match": {"ns": {"$regex": "^test\\."}}}]
+    return list(client.admin.aggregate(stages))
+
+
+def is_available(server, access):
+    """Return whether the server and its database respond."""
+    with contextlib.suppress(requests.ConnectionError):
+        return server.get("/todos", access).status_code == 200

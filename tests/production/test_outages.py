@@ -1,0 +1,193 @@
+"""An unavailable database: a 503 in time, no acknowledged write lost, and then all goes on."""
+
+import signal
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from bson import ObjectId
+from pymongo import MongoClient
+from support.actions import delete_user, every_request, is_valid, log_in, register
+from support.clients import PASSWORD, InsertedUser, Load, User, assert_error, report, timed
+from support.processes import wait_for
+
+UNAVAILABLE = (503, "database_unavailable")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "workers", "threads"),
+    [("killed", "2", None), ("killed", "1", "1"), ("stopped", "4", "6")],
+)
+def test_unavailable_database_gives_503_and_recovers(own_mongod, start, fault, workers, threads):
+    options = ["--threads", threads] if threads else []
+    server = start(own_mongod.uri, options=options, WEB_CONCURRENCY=workers)
+    alice = User(server, "alice")
+    sends = every_request(server, alice)
+    if fault == "killed":
+        own_mongod.kill()
+    else:
+        # Its connections stay open, so the server is not told.
+        own_mongod.process.send_signal(signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor(50) as pool:
+            responses = list(pool.map(timed, (sends * 5)[:50]))
+        concurrent = max(seconds for seconds, _ in responses)
+        for send in sends:
+            responses.append(timed(send))
+        for seconds, response in responses:
+            # Without a free hashing slot, the server is busy before it queries the database.
+            if response.json()["error"] != "server_busy":
+                assert_error(response, *UNAVAILABLE)
+            assert int(response.headers["Retry-After"]) > 0
+            assert seconds < 5
+        assert_error(log_in(server, 1), 400, "bad_request")
+        assert_error(server.get("/todos"), 401, "authorization_required")
+        assert_error(server.get("/nowhere"), 404, "not_found")
+    finally:
+        if fault == "killed":
+            own_mongod.start()
+        else:
+            own_mongod.process.send_signal(signal.SIGCONT)
+    back = time.monotonic()
+    wait_for(lambda: server.get("/todos", alice.access).status_code == 200, seconds=5)
+    wait_for(lambda: {send().status_code for send in sends[:2]} <= {200, 201, 409}, seconds=5)
+    report(slowest=round(concurrent, 2), recovered_after=round(time.monotonic() - back, 2))
+
+
+@pytest.mark.slow
+def test_no_acknowledged_todo_is_lost_when_mongod_is_killed(own_mongod, start):
+    server = start(own_mongod.uri)
+    alice = User(server, "alice")
+    acknowledged = []
+
+    def add(client, number):
+        name = f"{client}-{number}-{time.monotonic_ns()}"
+        response = server.post("/todos", alice.access, json={"name": name})
+        if response.status_code == 201:
+            acknowledged.append(name)
+        return response.status_code
+
+    with Load(add) as load:
+        for _ in range(3):
+            load.wait_for(300)
+            own_mongod.kill()
+            own_mongod.start()
+        load.wait_for(100)
+    with MongoClient(own_mongod.uri) as client:
+        stored = Counter(todo["name"] for todo in client.get_default_database().todos.find())
+    statuses = Counter(status for *_, status in load.results)
+    report(acknowledged=len(acknowledged), stored=len(stored), rejected=statuses[503])
+    assert statuses.keys() <= {201, 503}
+    assert set(acknowledged) <= stored.keys()
+    assert set(stored.values()) == {1}
+
+
+@pytest.mark.slow
+def test_deletion_of_100000_todos_is_finished_after_mongod_is_killed(own_mongod, start):
+    server = start(own_mongod.uri)
+    alice = User(server, "alice")
+    todos = {"owner_id": ObjectId(alice.id)}
+    with MongoClient(own_mongod.uri) as client:
+        database = client.get_default_database()
+        # So many that MongoDB is still deleting them when it is killed.
+        database.todos.insert_many([{**todos, "created_at": None} for _ in range(100_000)])
+        with ThreadPoolExecutor(1) as pool:
+            deletion = pool.submit(delete_user, server, alice)
+            wait_for(lambda: database.todos.estimated_document_count() < 100_000)
+            own_mongod.kill()
+            assert_error(deletion.result(), *UNAVAILABLE)
+        own_mongod.start()
+        wait_for(lambda: server.get("/todos", alice.access).status_code != 503)
+        left = database.todos.count_documents(todos)
+        assert not is_valid(server, alice.access, alice.refresh)
+        login = wait_for(lambda: available(log_in(server, "alice", PASSWORD)))
+        access = login.json()["access_token"]
+        wait_for(lambda: available(delete_user(server, alice, access)))
+        assert database.users.count_documents({}) == database.todos.count_documents({}) == 0
+    report(left_at_first=left)
+
+
+def available(response):
+    """Return the response if it is a success, and None if the database is unavailable."""
+    if response.status_code == 503:
+        return None
+    assert response.status_code == 200, response.text
+    return response
+
+
+# What MongoDB can reply, and whether that is an outage. Any other error is a bug of the app.
+FAULTS = [
+    # It took too long.
+    ("find", {"errorCode": 50}, True),
+    # No permission.
+    ("find", {"errorCode": 13}, True),
+    # Wrong name or password.
+    ("find", {"errorCode": 18}, True),
+    # Atlas refuses, for example because the cluster is full.
+    ("find", {"errorCode": 8000}, True),
+    # The disk is full.
+    ("find", {"errorCode": 14031}, True),
+    # Too few members have confirmed the write.
+    ("insert", {"writeConcernError": {"code": 64, "errmsg": "too few"}}, True),
+    # A value of the wrong kind in the query.
+    ("find", {"errorCode": 2}, False),
+    # An unknown operator.
+    ("insert", {"errorCode": 9}, False),
+    # The connection was cut.
+    ("insert", {"closeConnection": True}, True),
+    # This member is not the primary. It comes last, because PyMongo waits for another one.
+    ("insert", {"errorCode": 10107}, True),
+]
+
+
+@pytest.mark.slow
+def test_only_an_outage_is_reported_as_one(failing_mongod, fail_point, start):
+    server = start(failing_mongod.uri, WEB_CONCURRENCY="1")
+    with MongoClient(failing_mongod.uri) as client:
+        alice = InsertedUser(server, client.get_default_database(), "alice")
+    bugs = 0
+    for command, how, is_outage in FAULTS:
+        wait_for(lambda: server.get("/todos", alice.access).status_code == 200)
+        fail_point.set([command], namespace="test.todos", **how)
+        if command == "find":
+            response = server.get("/todos", alice.access)
+        else:
+            response = server.post("/todos", alice.access, json={"name": "x"})
+        assert fail_point.count() == 1
+        fail_point.clear()
+        if is_outage:
+            assert_error(response, *UNAVAILABLE)
+        else:
+            assert_error(response, 500, "internal_error")
+            bugs += 1
+        # A bug is logged with its traceback, an outage in one line.
+        assert server.log.read_text().count("Traceback (most recent call last)") == bugs
+
+
+@pytest.mark.slow
+def test_server_starts_without_database_and_creates_indexes_later(own_mongod, start):
+    own_mongod.kill()
+    server = start(own_mongod.uri, WEB_CONCURRENCY="1")
+    assert_error(register(server, "alice"), *UNAVAILABLE)
+    own_mongod.start()
+    wait_for(lambda: register(server, "alice").status_code == 201, seconds=5)
+    # The unique index exists.
+    assert_error(register(server, "alice"), 409, "username_taken")
+
+
+@pytest.mark.slow
+def test_new_workers_under_load_create_no_equal_ids(mongod, database, start):
+    """All workers are copies of one process, from which they could draw the same random numbers."""
+    for number in range(10):
+        server = start(mongod.uri, WEB_CONCURRENCY="4")
+        alice = InsertedUser(server, database, f"alice{number}")
+        with Load(lambda *_, a=alice: add(a), clients=24) as load:
+            load.wait_for(60)
+        assert {status for *_, status in load.results} == {201}
+        server.kill()
+
+
+def add(user):
+    return user.api.post("/todos", user.access, json={"name": "x"}).status_code

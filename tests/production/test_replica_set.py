@@ -1,0 +1,187 @@
+"""A database of three members, as Atlas runs it, that loses some of them while clients write."""
+
+import signal
+import time
+from collections import Counter
+
+import pytest
+from pymongo import MongoClient
+from support.clients import InsertedUser, Load, report
+from support.processes import wait_for
+from support.replica_set import ReplicaSet
+
+pytestmark = [
+    pytest.mark.slow,
+    # A client can end because one of its requests took too long. Then the test must fail.
+    pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def replica_set_of_all(tmp_path_factory):
+    """One replica set for all tests of this file, because it takes seconds to start."""
+    replica_set = ReplicaSet(tmp_path_factory.mktemp("replica_set"))
+    yield replica_set
+    replica_set.kill()
+
+
+@pytest.fixture
+def replica_set(replica_set_of_all):
+    """The replica set, complete and with an empty database."""
+    replica_set_of_all.repair()
+    with MongoClient(replica_set_of_all.uri) as client:
+        client.drop_database("test")
+    return replica_set_of_all
+
+
+@pytest.fixture
+def alice(replica_set, start):
+    """A user of a server that uses the replica set."""
+    server = start(replica_set.uri)
+    with MongoClient(replica_set.uri) as client:
+        return InsertedUser(server, client.get_default_database(), "alice")
+
+
+class Writers(Load):
+    """Six clients that add todos, each with another name. `results` as in Load."""
+
+    def __init__(self, user):
+        self.user, self.acknowledged = user, []
+        super().__init__(self.add, clients=6)
+
+    def add(self, client, number):
+        name = f"{client}-{number}-{time.monotonic_ns()}"
+        response = self.user.api.post("/todos", self.user.access, json={"name": name})
+        if response.status_code == 201:
+            self.acknowledged.append(name)
+        return response.status_code
+
+    def wait_for(self, count):
+        """Wait until so many more todos are acknowledged."""
+        enough = len(self.acknowledged) + count
+        wait_for(lambda: len(self.acknowledged) >= enough, seconds=60)
+
+    def wait_for_responses(self, count):
+        """Wait until so many more requests, sent from now on, have any response."""
+        now = time.monotonic()
+        wait_for(lambda: sum(1 for begin, *_ in self.results if begin > now) >= count, seconds=60)
+
+    def statuses_between(self, begin, end):
+        """Return the statuses of the requests that were sent and responded to in this time."""
+        return {status for sent, came, status in self.results if begin < sent and came < end}
+
+
+def revoked_session(user):
+    """Return an access token whose session has ended."""
+    access = user.login()[0]
+    assert user.api.post("/logout", access).status_code == 200
+    return access
+
+
+def reader_with(user, token):
+    """Return a client that reads todos with a token. The results hold the error code, or None."""
+    return Load(lambda *_: user.api.get("/todos", token).json().get("error"), clients=1)
+
+
+def assert_promises_are_kept(replica_set, writers, readers):
+    """Assert that no acknowledged todo is lost, and that no revoked session became valid.
+
+    Also that no todo is stored twice and that every response came within 5 seconds.
+    """
+    with MongoClient(replica_set.uri) as client:
+        stored = Counter(todo["name"] for todo in client.test.todos.find())
+    statuses = Counter(status for *_, status in writers.results)
+    reads = [result for reader in readers for result in reader.results]
+    slowest = max(end - begin for begin, end, _ in writers.results + reads)
+    # From each acknowledgement to the next one, of any client.
+    ends = sorted(end for _, end, status in writers.results if status == 201)
+    pauses = [later - earlier for earlier, later in zip(ends, ends[1:])]
+    lost = set(writers.acknowledged) - stored.keys()
+    twice = [name for name, count in stored.items() if count > 1]
+    report(
+        acknowledged=len(writers.acknowledged),
+        lost=len(lost),
+        twice=len(twice),
+        responses_503=statuses[503],
+        slowest_response=round(slowest, 2),
+        longest_pause=round(max(pauses), 2),
+    )
+    assert (lost, twice) == (set(), [])
+    assert statuses.keys() <= {201, 503}
+    errors = {error for *_, error in reads}
+    assert "token_revoked" in errors and errors <= {"token_revoked", "database_unavailable"}
+    assert slowest < 5
+
+
+# What can happen to the primary.
+
+
+def step_down(replica_set, primary):
+    """Let the primary become a secondary, as Atlas does before it restarts a member."""
+    with MongoClient(replica_set.uri) as client:
+        client.admin.command("replSetStepDown", 60)
+
+
+def kill(replica_set, primary):
+    primary.kill()
+
+
+def freeze(replica_set, primary):
+    """Stop the process. Its connections stay open, so no other process is told."""
+    primary.process.send_signal(signal.SIGSTOP)
+
+
+def restore(primary):
+    """Undo any of these."""
+    if primary.process.poll() is None:
+        primary.process.send_signal(signal.SIGCONT)
+    else:
+        primary.start()
+
+
+@pytest.mark.parametrize("fault", [step_down, kill, freeze])
+def test_loss_of_primary_loses_no_todo_and_revives_no_session(replica_set, alice, fault):
+    server = alice.api
+    revoked = revoked_session(alice)
+    revoked_later = alice.login()[0]
+    primary = replica_set.wait_for_primary()
+    others = [member for member in replica_set.members if member is not primary]
+    with Writers(alice) as writers, reader_with(alice, revoked) as reader:
+        writers.wait_for(100)
+        fault(replica_set, primary)
+        replica_set.wait_for_primary(others)
+        # Few, because MongoDB acknowledges slowly until it gives up the frozen member.
+        writers.wait_for(20)
+        # The previous primary does not know of this logout when it returns.
+        wait_for(lambda: server.post("/logout", revoked_later).status_code != 503)
+        with reader_with(alice, revoked_later) as later_reader:
+            restore(primary)
+            replica_set.wait_until_complete()
+            writers.wait_for(100)
+    assert_promises_are_kept(replica_set, writers, [reader, later_reader])
+
+
+@pytest.mark.parametrize("keep_primary", [False, True], ids=["secondary", "primary"])
+def test_single_member_acknowledges_nothing(replica_set, alice, keep_primary):
+    revoked = revoked_session(alice)
+    primary = replica_set.wait_for_primary()
+    others = [member for member in replica_set.members if member is not primary]
+    if keep_primary:
+        left, first, second = [primary, *others]
+    else:
+        first, second, left = [primary, *others]
+    with Writers(alice) as writers, reader_with(alice, revoked) as reader:
+        writers.wait_for(100)
+        first.kill()
+        second.kill()
+        alone = time.monotonic()
+        # A primary becomes a secondary when it has missed the others for ten seconds.
+        wait_for(lambda: replica_set.role_of(left) == "secondary", seconds=60)
+        writers.wait_for_responses(30)
+        back = time.monotonic()
+        first.start()
+        writers.wait_for(100)
+        second.start()
+        replica_set.wait_until_complete()
+    assert writers.statuses_between(alone, back) == {503}
+    assert_promises_are_kept(replica_set, writers, [reader])

@@ -1,0 +1,126 @@
+"""Options of MONGODB_URI never change a response."""
+
+import pytest
+from pymongo.common import URI_OPTIONS_VALIDATOR_MAP
+from support.clients import PASSWORD, User
+from support.documents import normalised
+from support.processes import Server, procfile_command
+
+pytestmark = pytest.mark.slow
+
+# Each option that PyMongo accepts in a URI, with a value that differs from the default and that the
+# MongoDB of the tests can serve.
+OPTIONS = [
+    "appName=x",
+    "compressors=zlib",
+    "zlibCompressionLevel=9&compressors=zlib",
+    "connect=true",
+    "connectTimeoutMS=1",
+    "datetime_conversion=DATETIME_MS",
+    "datetime_conversion=DATETIME_CLAMP",
+    "directConnection=true",
+    "fsync=true",
+    "heartbeatFrequencyMS=1000",
+    "journal=false",
+    "localThresholdMS=1",
+    "maxConnecting=1",
+    "maxIdleTimeMS=1",
+    "maxPoolSize=1",
+    "minPoolSize=3",
+    "maxStalenessSeconds=120&readPreference=secondary",
+    "readConcernLevel=linearizable",
+    "readConcernLevel=snapshot",
+    "readConcernLevel=available",
+    "readPreference=secondaryPreferred",
+    "readPreference=secondary",
+    "readPreference=secondary&readPreferenceTags=dc:ny",
+    "retryReads=false",
+    "retryWrites=false",
+    "serverMonitoringMode=poll",
+    "serverSelectionTimeoutMS=1",
+    "socketTimeoutMS=1",
+    "timeoutMS=1",
+    "tz_aware=true",
+    "unicode_decode_error_handler=ignore",
+    "uuidRepresentation=standard",
+    "uuidRepresentation=javaLegacy",
+    "w=0",
+    "w=1",
+    "w=2",
+    "waitQueueTimeoutMS=1",
+    "wTimeoutMS=1",
+    "tls=false",
+    "ssl=false",
+    "authSource=admin",
+]
+# They say where MongoDB is, how to log in to it, and how to encrypt the connection. A wrong value
+# means that no connection is possible.
+REFUSED_OR_NO_CONNECTION = {
+    "authmechanism",
+    "authmechanismproperties",
+    "loadbalanced",
+    "replicaset",
+    "srvmaxhosts",
+    "srvservicename",
+    "srvallowedhostssuffix",
+    "tlsallowinvalidcertificates",
+    "tlsallowinvalidhostnames",
+    "tlscafile",
+    "tlscertificatekeyfile",
+    "tlscertificatekeyfilepassword",
+    "tlscrlfile",
+    "tlsdisableocspendpointcheck",
+    "tlsinsecure",
+}
+
+
+def main_flow(server):
+    """Send the requests of the main flow, as a new user; return (status, body) of each."""
+    alice = User(server, "alice")
+    responses = [server.post("/todos", alice.access, json={"name": str(n)}) for n in range(3)]
+    path = "/todos?limit=1"
+    while path:
+        responses.append(server.get(path, alice.access))
+        path = responses[-1].json()["next"]
+    todo = f"/todos/{responses[0].json()['id']}"
+    responses.append(server.put(todo, alice.access, json={"done": True}))
+    responses.append(server.get("/todos?done=true", alice.access))
+    responses.append(server.delete(todo, alice.access))
+    responses.append(server.get(todo, alice.access))
+    responses.append(server.post("/refresh", alice.refresh))
+    change = {"current_password": PASSWORD, "password": "another battery staple"}
+    responses.append(server.put("/user/alice", alice.access, json=change))
+    new = responses[-1].json()
+    responses.append(server.get("/todos", alice.access))
+    responses.append(server.post("/logout", new["refresh_token"]))
+    responses.append(server.get("/todos", new["access_token"]))
+    responses.append(server.post("/register", json={"username": "alice", "password": PASSWORD}))
+    return [(response.status_code, normalised(response.text)) for response in responses]
+
+
+@pytest.fixture(scope="module")
+def expected(mongod, tmp_path_factory):
+    """The responses of a server whose MONGODB_URI has no options."""
+    uri = f"mongodb://127.0.0.1:{mongod.port}/without_options"
+    server = Server(procfile_command(), tmp_path_factory.mktemp("expected") / "log", uri)
+    yield main_flow(server.wait())
+    server.kill()
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_option_of_uri_changes_no_response(mongod, database, start, expected, option):
+    server = start(f"{mongod.uri}?{option}", WEB_CONCURRENCY="1")
+    assert main_flow(server) == expected
+
+
+def test_every_option_of_pymongo_is_tested():
+    tested = {part.split("=")[0].lower() for option in OPTIONS for part in option.split("&")}
+    untested = set(URI_OPTIONS_VALIDATOR_MAP) - tested - REFUSED_OR_NO_CONNECTION
+    # PyMongo takes these as Python objects only, or for its own tests.
+    assert untested == {
+        "driver",
+        "server_api",
+        "enableoverloadretargeting",
+        "maxadaptiveretries",
+        "waitqueuemultiple",
+    }

@@ -1,0 +1,192 @@
+"""The processes under test: a real mongod and a real server, which a test can kill and start."""
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import requests
+from honcho.environ import parse_procfile
+
+from resources.local_mongodb import start_mongod
+
+ROOT = Path(__file__).parent.parent.parent
+SECRET = "a secret for the tests, of at least 32 bytes"
+# The settings of a developer's shell must not reach the servers under test. The programs that are
+# installed beside this Python must.
+for setting in ("MONGODB_URI", "JWT_SECRET_KEY", "PORT", "WEB_CONCURRENCY"):
+    os.environ.pop(setting, None)
+CLEAN = os.environ | {"PATH": os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]}
+
+
+def free_port():
+    """Return a port of this machine that no program uses."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def is_open(port):
+    """Return whether a program listens on this port."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def wait_for(condition, seconds=15):
+    """Call `condition` until its result is true, and return the result."""
+    deadline = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"still not true after {seconds} s: {condition}"
+        # Without a pause, the calls would take all of the processor time.
+        time.sleep(0.02)
+    return result
+
+
+class Mongod:
+    """A mongod with its own folder and port, which can be killed and started again."""
+
+    def __init__(self, folder, options=()):
+        self.folder, self.port, self.options = folder, free_port(), options
+        self.uri = f"mongodb://127.0.0.1:{self.port}/test"
+        self.start()
+
+    def start(self):
+        """Start it, and wait until it accepts connections."""
+        self.process = start_mongod(self.folder, self.port, self.options)
+
+    def kill(self):
+        """Kill it, as a power cut would."""
+        self.process.kill()
+        self.process.wait()
+
+
+class Server:
+    """The API in its own process group, reached through HTTP. Its output goes to the file `log`.
+
+    The group consists of uWSGI's master, its HTTP router and its workers.
+    """
+
+    def __init__(self, command, log, uri, port=None, cwd=ROOT, **env):
+        self.port = port or free_port()
+        self.url, self.log = f"http://127.0.0.1:{self.port}", log
+        # Each server has its own session, so no request goes to a connection of another server.
+        self.session = requests.Session()
+        # Without proxies and netrc files. Looking for them takes half the time of a request.
+        self.session.trust_env = False
+        settings = {"PORT": str(self.port), "MONGODB_URI": uri, "JWT_SECRET_KEY": SECRET} | env
+        environment = CLEAN | {name: value for name, value in settings.items() if value is not None}
+        with open(log, "ab") as output:
+            self.process = subprocess.Popen(
+                command,
+                cwd=cwd,
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def wait(self):
+        """Wait for the first response, and return the server."""
+        wait_for(self.answers)
+        return self
+
+    def answers(self):
+        """Return whether the server responds. Fails if it has ended."""
+        assert self.process.poll() is None, f"the server has ended:\n{self.log.read_text()}"
+        with contextlib.suppress(requests.ConnectionError):
+            self.get("/")
+            return True
+        return False
+
+    def signal_group(self, number=signal.SIGTERM):
+        """Send a signal to every process of the group, as Heroku does with SIGTERM."""
+        if os.name == "nt":
+            self.process.send_signal(number)
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
+
+    def stop(self):
+        """End it as Heroku does, and wait until every process of the group has ended."""
+        self.signal_group()
+        self.process.wait(15)
+        if os.name != "nt":
+            wait_for(lambda: not self.processes())
+        self.session.close()
+
+    def kill(self):
+        """Make sure that no process of the group is left."""
+        self.signal_group(signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
+        self.process.wait()
+        self.session.close()
+
+    def processes(self):
+        """Return the processes of the group that have not ended."""
+        found = []
+        for process in psutil.process_iter(["status"]):
+            # A process can end between the listing and the question.
+            with contextlib.suppress(ProcessLookupError):
+                ended = process.info["status"] == psutil.STATUS_ZOMBIE
+                if os.getpgid(process.pid) == self.process.pid and not ended:
+                    found.append(process)
+        return found
+
+    # One method for each verb, so that a test reads `api.get("/todos", token)`.
+
+    def request(self, method, path, token=None, **options):
+        """Send a request, with `token` as its bearer token."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        headers |= options.pop("headers", {})
+        return self.session.request(method, self.url + path, headers=headers, timeout=30, **options)
+
+    def get(self, path, token=None, **options):
+        return self.request("GET", path, token, **options)
+
+    def post(self, path, token=None, **options):
+        return self.request("POST", path, token, **options)
+
+    def put(self, path, token=None, **options):
+        return self.request("PUT", path, token, **options)
+
+    def delete(self, path, token=None, **options):
+        return self.request("DELETE", path, token, **options)
+
+
+def procfile_command():
+    """Return the command of the Procfile. On Windows, where uWSGI does not run: `app.py`."""
+    if not shutil.which("uwsgi", path=CLEAN["PATH"]):
+        return [sys.executable, "app.py"]
+    return shlex.split(parse_procfile((ROOT / "Procfile").read_text()).processes["web"])
+
+
+def with_stats(start, uri, **settings):
+    """Start a server that also reports on its workers. `start` is the fixture."""
+    port = free_port()
+    server = start(uri, options=["--stats", f"127.0.0.1:{port}"], **settings)
+    server.stats_port = port
+    return server
+
+
+def workers(server):
+    """Return what uWSGI reports about each worker of a server that `with_stats` has started."""
+    with socket.create_connection(("127.0.0.1", server.stats_port)) as connection:
+        report = b"".join(iter(lambda: connection.recv(65536), b""))
+    return json.loads(report)["workers"]
+
+
+def router(server):
+    """Return the process of uWSGI's HTTP router: the child of the master that is no worker."""
+    worker_ids = {worker["pid"] for worker in workers(server)}
+    [process] = [
+        child
+        for child in psutil.Process(server.process.pid).children()
+        if child.pid not in worker_ids
+    ]
+    return process

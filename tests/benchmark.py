@@ -1,17 +1,17 @@
-"""Load the API, and print how fast it answers.
+"""Load the API, and print how fast it responds.
 
     python tests/benchmark.py                 start a MongoDB and the Procfile's server, load each
-                                              endpoint, log in a thousand times, and read while
-                                              others log in
-    python tests/benchmark.py --url URL       load an instance of yours that runs already, as a
-                                              user made for it
+                                              endpoint, log in a thousand times, and read during a
+                                              flood of logins
+    python tests/benchmark.py --url URL       load your own instance that is running already, as a
+                                              user that is created for it
     python tests/benchmark.py --floor FILE    compare with a bare WSGI file that does the same work
                                               on the same database
     python tests/benchmark.py --growth        compare a collection of a million todos with one of a
                                               thousand
 
-wrk makes the load: one small C program, which takes little of the processor time that it measures
-and needs no Python package. An answer that takes it longer than 2 seconds counts as an error.
+wrk generates the load. It is one small C program, so it takes little of the processor time that it
+measures, and it needs no Python package. A response after more than 2 seconds counts as an error.
 """
 
 import argparse
@@ -42,12 +42,13 @@ sys.path.insert(
     0, str(Path(__file__).parent.parent)
 )  # For the app: Python looks beside this file only.
 
-from helpers import ROOT, Mongod, Server, User, free_port, procfile_command, wait_for
+from support.clients import User
+from support.processes import ROOT, Mongod, Server, free_port, procfile_command, wait_for
 
 CONNECTIONS = 16
-# For logins fewer than one process lets wait for a hash: more would measure refusals.
+# For logins no more than one process has hashing slots. More would measure rejections.
 LOGIN_CONNECTIONS = 4
-HOW_TO_GET_WRK = """There is no wrk here, which makes the load.
+HOW_TO_GET_WRK = """There is no wrk here, which generates the load.
   Debian, Ubuntu:  apt install wrk
   macOS:           brew install wrk
   Windows:         there is none; run this in WSL"""
@@ -56,7 +57,7 @@ SETTINGS = dict(
 )
 WORKERS, THREADS = int(SETTINGS["processes"]), int(SETTINGS["threads"])
 
-# `method`, `headers` and `calls` are put before this. The requests are made up before the load, not
+# `method`, `headers` and `calls` are put before this. The requests are built before the load, not
 # during it.
 LUA = """
 local requests, n = {}, 0
@@ -78,8 +79,8 @@ end
 
 
 def lua(method, token, calls):
-    """The wrk script for an endpoint: sends the (path, body) pairs in `calls` in turn."""
-    # A JSON string in plain ASCII is a Lua string too.
+    """Return the wrk script for an endpoint: it sends the (path, body) pairs in `calls` in turn."""
+    # A JSON string in plain ASCII is also a Lua string.
     pairs = [
         f"{{{json.dumps(path)}, {json.dumps(body) if body else 'nil'}}}" for path, body in calls
     ]
@@ -91,13 +92,12 @@ def lua(method, token, calls):
 
 
 def connections_for(name):
-    """How many connections load an endpoint."""
+    """Return how many connections load an endpoint."""
     return LOGIN_CONNECTIONS if name == "POST /login" else CONNECTIONS
 
 
 def load(url, endpoint, seconds, connections=CONNECTIONS):
-    """Load an endpoint; return requests, rate (per second), p50 and p99 (in milliseconds), and
-    errors."""
+    """Load an endpoint; return requests, rate (per second), p50, p99 (milliseconds), errors."""
     return run_wrk(url, lua(*endpoint), seconds, connections)
 
 
@@ -110,13 +110,13 @@ def run_wrk(url, script, seconds, connections):
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         sys.exit(done.stdout)
-    # wrk leaves before its last answers; the server should be done with them at the next load.
+    # wrk ends before its last responses. The server should be done with them at the next load.
     time.sleep(0.5)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def flawless(*arguments):
-    """`load`, for figures to compare. Exits where there were errors, since failures can be fast."""
+    """Load an endpoint, and exit if there were errors, because failures can be fast."""
     result = load(*arguments)
     if result["errors"]:
         sys.exit(
@@ -126,13 +126,13 @@ def flawless(*arguments):
     return result
 
 
-def figure(name, *arguments):
-    """One of the figures of a load without errors."""
+def measured(name, *arguments):
+    """Return one of the measured values of a load without errors."""
     return flawless(*arguments)[name]
 
 
 class Instance(Server):
-    """A server that somebody else has started."""
+    """A server that is running already."""
 
     def __init__(self, url):
         self.url, self.session = url.rstrip("/"), requests.Session()
@@ -156,14 +156,14 @@ class Local(contextlib.ExitStack):
 
 
 class Caller(User):
-    """A user who exists for the load."""
+    """A user that exists for the load."""
 
     def __init__(self, api):
         super().__init__(api, f"benchmark-{secrets.token_hex(4)}", secrets.token_hex(16))
         self.ids = []
 
     def endpoints(self):
-        """What can be loaded: the name, then the method, the token and the (path, body) pairs to
+        """Return what can be loaded, by name: the method, the token, and the (path, body) pairs to
         send in turn."""
         # New ones, since an access token may not last through all of the load.
         access, refresh = self.login()
@@ -185,27 +185,29 @@ class Caller(User):
         }
 
     def add_todos(self):
-        """Add what GET and PUT are to find."""
+        """Add the todos that GET and PUT find."""
         print("adding 100 todos", flush=True)
         self.ids = [self.add(f"todo {number}")["id"] for number in range(100)]
 
     def delete(self):
-        """Delete the user with all todos. Again, where there are more of them than the API deletes
-        in its 3 seconds."""
+        """Delete the user with all todos. Repeat it if there are more todos than the API deletes
+        within its 3 seconds."""
         print("deleting the user with all todos", flush=True)
         path = f"/user/{self.name}"
         wait_for(lambda: self.api.delete(path, self.login()[0]).status_code == 200, seconds=120)
 
 
 def run_table(caller, options):
-    """Load one endpoint after the other, print the table, write the chart; return whether all went
-    without errors."""
+    """Load one endpoint after the other, print the table, write the chart; return whether there
+    were no errors."""
     caller.add_todos()
     print(f"{'endpoint':<22}{'requests/s':>10}{'p50 ms':>9}{'p99 ms':>9}{'errors':>8}")
     results = {}
-    for name, endpoint in caller.endpoints().items():
+    for name in caller.endpoints():
         if options.only in name:
             print(f"{name:<22}", end="", flush=True)
+            # With tokens of a new session, because a hundred logins end an older one.
+            endpoint = caller.endpoints()[name]
             results[name] = result = load(
                 caller.api.url, endpoint, options.seconds, connections_for(name)
             )
@@ -216,7 +218,7 @@ def run_table(caller, options):
 
 
 def chart(rates):
-    """An SVG with one bar for each rate."""
+    """Return an SVG with one bar for each rate."""
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="640" height="{60 + 30 * len(rates)}"'
         ' font-family="sans-serif" font-size="14">',
@@ -233,8 +235,8 @@ def chart(rates):
 
 
 def compare(name, first, second, rounds):
-    """Take two measurements in turns, since a machine's speed drifts, and print first / second for
-    each pair."""
+    """Take two measurements in turns, because the speed of a machine drifts, and print
+    first / second for each pair."""
     print(f"{name:<42}", end="", flush=True)
     ratios = []
     for _ in range(rounds):
@@ -244,7 +246,7 @@ def compare(name, first, second, rounds):
 
 
 def run_all(options):
-    """The table, and what else is worth knowing of a server that has just been started."""
+    """Print the table, and what else matters about a server that has just been started."""
     print(
         f"Python {platform.python_version()}, {os.cpu_count()} processors,"
         f" {WORKERS} workers of {THREADS} threads,"
@@ -263,12 +265,12 @@ def run_all(options):
         print(f"{'memory after that and 1,000 more logins':<42}", end="", flush=True)
         print(memory_after_logins(api.process.pid, caller, options.seconds), flush=True)
         compare_reads_beside_logins(caller, options)
-        run_storms(options, caller)
+        run_floods(options, caller)
     return good
 
 
 def memory_after_logins(pid, caller, seconds):
-    """What the server and its workers take after a thousand logins."""
+    """Return the memory of the server and its workers after a thousand logins."""
     logins = 0
     while logins < 1000:
         login = caller.endpoints()["POST /login"]
@@ -287,27 +289,28 @@ def memory_after_logins(pid, caller, seconds):
 
 
 def compare_reads_beside_logins(caller, options):
-    """What 16 connections that read keep of their throughput while 8 clients do nothing but log
-    in."""
-    url, endpoints, p99s = caller.api.url, caller.endpoints(), []
-    reads, logins = endpoints["GET /todos?limit=20"], endpoints["POST /login"]
+    """Print the share of their rate that 16 reading connections keep while 8 clients log in."""
+    url, p99s = caller.api.url, []
+    reads = caller.endpoints()["GET /todos?limit=20"]
+    # Another user logs in, because a hundred logins of the reader would end the reader's session.
+    logins = Caller(caller.api).endpoints()["POST /login"]
 
     def beside_logins():
         with ThreadPoolExecutor() as pool:
             others = pool.submit(load, url, logins, options.seconds + 2, 8)
-            time.sleep(1)  # Until all of them are under way.
+            time.sleep(1)  # Until all of them are in progress.
             result = flawless(url, reads, options.seconds)
             others.result()
         p99s.append(result["p99"])
         return result["rate"]
 
-    alone = partial(figure, "rate", url, reads, options.seconds)
+    alone = partial(measured, "rate", url, reads, options.seconds)
     compare("reads beside 8 clients that log in", beside_logins, alone, options.rounds)
     print(f"{'their p99, worst of all rounds':<42}{max(p99s):6.0f} ms")
 
 
-# The wrk script of an attacker. NAME and ADDRESS are replaced by Lua expressions, which are worked
-# out anew for each request. Heroku's router would write the address; here the attacker does.
+# The wrk script of an attacker. NAME and ADDRESS are replaced by Lua expressions, which wrk
+# evaluates for each request. Heroku's router would write the address; here the attacker does.
 ATTACK = """
 function request()
   local body = '{"username": "' .. NAME .. '", "password": "wrong password"}'
@@ -322,7 +325,7 @@ end
 """
 ANY_NAME = "'user' .. math.random(1, 1e9)"
 ANY_ADDRESS = """string.format("10.0.%d.%d", math.random(255), math.random(255))"""
-STORMS = [
+FLOODS = [
     ("32 clients, other names, other addresses", 32, ANY_NAME, ANY_ADDRESS),
     ("100 clients, other names, other addresses", 100, ANY_NAME, ANY_ADDRESS),
     ("300 clients, other names, other addresses", 300, ANY_NAME, ANY_ADDRESS),
@@ -338,7 +341,7 @@ def attack(url, clients, name, address, seconds):
 
 
 def log_in_beside(caller, going, waits):
-    """Try to log in ten times a second; note the wait of each login that was let through."""
+    """Log in ten times a second; note the seconds of each login that was admitted."""
     while going.is_set():
         begin = time.perf_counter()
         body = {"username": caller.name, "password": caller.password}
@@ -348,29 +351,29 @@ def log_in_beside(caller, going, waits):
         time.sleep(0.1)
 
 
-def storm(caller, clients, name, address, seconds):
-    """Read, and log in, beside an attack; return the load of the readers, and what came of both."""
+def flood(caller, clients, name, address, seconds):
+    """Read and log in during a flood of wrong passwords; return what the readers and logins saw."""
     going, waits = threading.Event(), []
     going.set()
     read = caller.endpoints()["GET /todos/<id>"]
     with ThreadPoolExecutor() as pool:
         attackers = pool.submit(attack, caller.api.url, clients, name, address, seconds + 2)
         pool.submit(log_in_beside, caller, going, waits)
-        time.sleep(1)  # Until all of them are under way.
+        time.sleep(1)  # Until all of them are in progress.
         result = load(caller.api.url, read, seconds, READERS)
         going.clear()
         result["failed"] = result["errors"] + attackers.result()["errors"]
         result["attacks"] = attackers.result()["rate"]
-    return result | {"let_in": len(waits), "slowest_login": max(waits, default=0)}
+    return result | {"admitted": len(waits), "slowest_login": max(waits, default=0)}
 
 
-def run_storms(options, caller):
-    """What those who read, and those who log in, notice of an attack; print a table."""
+def run_floods(options, caller):
+    """Print a table of what readers and logins notice of each flood."""
     read = caller.endpoints()["GET /todos/<id>"]
     alone = load(caller.api.url, read, options.seconds, READERS)["rate"]
-    print(f"{READERS} connections that read alone: {alone:.0f} requests/s. Beside an attack:")
-    for title, clients, name, address in STORMS:
-        results = [storm(caller, clients, name, address, options.seconds) for _ in range(3)]
+    print(f"{READERS} connections that read alone: {alone:.0f} requests/s. During a flood:")
+    for title, clients, name, address in FLOODS:
+        results = [flood(caller, clients, name, address, options.seconds) for _ in range(3)]
         shares = [result["rate"] / alone for result in results]
         print(
             f"{title:<42}{median(shares):5.2f} ({min(shares):.2f} to {max(shares):.2f})"
@@ -380,14 +383,14 @@ def run_storms(options, caller):
         )
         print(
             f"{'':<42}{median(result['attacks'] for result in results):5.0f} attacks/s,"
-            f" {sum(result['let_in'] for result in results)} logins let in,"
+            f" {sum(result['admitted'] for result in results)} logins admitted,"
             f" the slowest {max(result['slowest_login'] for result in results):.2f} s",
             flush=True,
         )
 
 
 def run_floor(options):
-    """The API's rate as a share of the floor's: a bare WSGI file, and for logins passlib alone."""
+    """Print the API's rate as a share of a bare WSGI file's, and for logins of passlib's alone."""
     with Local() as local:
         caller = Caller(local.serve(procfile_command()).wait())
         caller.add_todos()
@@ -396,31 +399,19 @@ def run_floor(options):
         for name in caller.endpoints():
             if options.only in name and name != "POST /refresh":  # The floor does not serve it.
                 what = caller.endpoints()[name], options.seconds, connections_for(name)
-                of_api = partial(figure, "rate", caller.api.url, *what)
-                of_floor = partial(figure, "rate", floor.url, *what)
+                of_api = partial(measured, "rate", caller.api.url, *what)
+                of_floor = partial(measured, "rate", floor.url, *what)
                 if name == "POST /login":
                     of_floor = partial(passlib_rate, options.seconds)
                 compare(name, of_api, of_floor, options.rounds)
 
 
 def serve_floor(local, file):
-    """Start a WSGI file under uWSGI, with what matters of uwsgi.ini."""
+    """Start a WSGI file under uWSGI, with the settings of uwsgi.ini that matter for speed."""
     port = free_port()
-    command = [
-        "uwsgi",
-        "--wsgi-file",
-        str(file.resolve()),
-        "--need-app",
-        "--http-socket",
-        f"127.0.0.1:{port}",
-    ]
-    command += [
-        "--master",
-        "--enable-threads",
-        "--disable-logging",
-        "--add-header",
-        "Connection: close",
-    ]
+    command = ["uwsgi", "--wsgi-file", str(file.resolve()), "--need-app"]
+    command += ["--http", f"127.0.0.1:{port}", "--add-header", "Connection: close"]
+    command += ["--master", "--enable-threads", "--disable-logging"]
     command += ["--processes", str(WORKERS), "--threads", str(THREADS)]
     uri = local.mongod.uri + "?w=majority&journal=true"  # As in db.py.
     floor = local.serve(command, uri, port)
@@ -430,13 +421,13 @@ def serve_floor(local, file):
 
 
 def passlib_rate(seconds):
-    """How many passwords per second as many processes verify that do nothing else."""
+    """Return how many passwords per second as many processes verify that do nothing else."""
     with ProcessPoolExecutor(WORKERS) as pool:
         return sum(pool.map(verify_alone, [seconds] * WORKERS))
 
 
 def verify_alone(seconds):
-    """Verify one password over and over; return how often per second."""
+    """Verify a password repeatedly; return how often per second."""
     from resources.passwords import hashes  # Here, since only this needs the app itself.
 
     password = secrets.token_hex(16)
@@ -449,10 +440,9 @@ def verify_alone(seconds):
 
 
 def run_growth(options):
-    """The time of an answer where the collection holds a million todos, against one that holds a
-    thousand.
+    """Print the time of a response with a million todos, divided by the time with a thousand.
 
-    Both are on one MongoDB, each with a server of its own, so that they can be measured in turns.
+    Both are on one MongoDB, each with its own server, so that they can be measured in turns.
     """
     with Local() as local:
         small, big = grown(local, "small", 1000, every=1), grown(local, "big", 1_000_000, every=49)
@@ -463,7 +453,7 @@ def run_growth(options):
             "GET /todos?limit=20",
             "GET /todos/<id>",
         )
-        print("time of an answer (p50, one connection), a million todos against a thousand")
+        print("time of a response (p50, one connection), a million todos against a thousand")
         for name, first, second in [
             (f"{page}, first page", (big, in_big[page]), (small, in_small[page])),
             (f"{page}, 1,000th page to first", (big, deep_page), (small, in_small[page])),
@@ -474,14 +464,14 @@ def run_growth(options):
                 (caller.api.url, endpoint, options.seconds, 1)
                 for caller, endpoint in (first, second)
             ]
-            compare(name, *[partial(figure, "p50", *side) for side in sides], options.rounds)
+            compare(name, *[partial(measured, "p50", *side) for side in sides], options.rounds)
 
 
 def grown(local, database, total, every):
-    """Start a server on a database with that many todos; return a caller who owns each
+    """Start a server on a database with that many todos; return a caller that owns each
     `every`th."""
     uri = f"mongodb://127.0.0.1:{local.mongod.port}/{database}"
-    caller = Caller(local.serve(procfile_command(), uri).wait())  # The server makes the indexes.
+    caller = Caller(local.serve(procfile_command(), uri).wait())  # The server creates the indexes.
     owner, others = ObjectId(caller.id), [ObjectId() for _ in range(1000)]
     print(f"inserting {total:,} todos ", end="", flush=True)
     with MongoClient(uri, w=1) as client:
@@ -498,7 +488,7 @@ def grown(local, database, total, every):
 
 
 def document(number, owner):
-    """A todo as the API stores it."""
+    """Return a todo as the API stores it."""
     created_at = datetime(2026, 1, 1) + timedelta(seconds=number)
     return {
         "owner_id": owner,
@@ -510,7 +500,7 @@ def document(number, owner):
 
 
 def thousandth_page(caller):
-    """The path of the 1,000th page, found as a client finds it."""
+    """Return the path of the 1,000th page, found as a client finds it."""
     print("following the next links to page 1,000", flush=True)
     path = "/todos?limit=20"
     for _ in range(999):
@@ -519,7 +509,7 @@ def thousandth_page(caller):
 
 
 def run_url(options):
-    """The table for an instance that runs already."""
+    """Print the table for an instance that is running already."""
     caller = Caller(Instance(options.url))
     try:
         return run_table(caller, options)

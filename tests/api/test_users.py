@@ -242,7 +242,7 @@ def test_101st_login_ends_the_oldest_session_and_no_other(api, alice):
 
 def test_user_of_an_earlier_version_logs_in(api, database):
     """Their documents contain another field, and no sessions."""
-    user = {"username": "alice", "password": stored_hash(), "password_id": "1f0c"}
+    user = {"username": "alice", "password": stored_hash(), "other": "1f0c"}
     database.users.insert_one(user)
     for _ in range(2):
         response = log_in(api, "alice", PASSWORD)

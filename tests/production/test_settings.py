@@ -80,7 +80,6 @@ def test_bad_secret_ends_start_with_one_line(refused, value):
         "MONGODB_URI=mongodb://localhost/test",
         # These would be other databases.
         "mongodb://localhost/test;",
-        "mongodb://localhost/todolistapp.staging",
         "mongodb://localhost/te\rst",
         "mongodb://localhost/te\nst",
         "mongodb://localhost/a%20b",

@@ -86,7 +86,7 @@ def test_sigterm_lets_requests_in_flight_finish(failing_mongod, fail_point, star
 
 
 @pytest.mark.slow
-def test_sigterm_under_load_cuts_no_request_that_a_worker_has(mongod, database, start):
+def test_sigterm_under_load_lets_requests_in_flight_finish(mongod, database, start):
     server = start(mongod.uri)
     alice = InsertedUser(server, database, "alice")
     with Load(lambda *_: server.get("/todos", alice.access).status_code, clients=4) as load:
@@ -94,11 +94,10 @@ def test_sigterm_under_load_cuts_no_request_that_a_worker_has(mongod, database, 
         begin = time.monotonic()
         server.stop()
         ended = time.monotonic() - begin
-    before = [status for _, end, status in load.results if end < begin]
-    in_flight = [status for start, end, status in load.results if start < begin <= end]
-    report(ended=round(ended, 2), in_flight=in_flight)
-    assert set(before) == {200}
-    assert set(in_flight) == {200}
+    # Those that were sent before the signal. What comes later can find no server.
+    statuses = Counter(status for sent, _, status in load.results if sent < begin)
+    report(ended=round(ended, 2), requests=statuses[200])
+    assert statuses.keys() == {200}
     assert ended < 10
 
 
@@ -115,7 +114,7 @@ def test_killed_worker_is_replaced_and_only_its_requests_fail(mongod, database, 
     statuses = Counter(status for *_, status in load.results)
     report(**{str(status): count for status, count in statuses.items()})
     assert statuses.keys() <= {200, None}
-    # No more than a worker has threads, and none of them waits for a worker that is gone.
+    # No more than a worker has threads, and no client waits for a response that never comes.
     failed = [end - begin for begin, end, status in load.results if status is None]
     assert len(failed) <= len(workers(server)[0]["cores"])
     assert max(failed, default=0) < 2
@@ -132,5 +131,5 @@ def test_killed_router_is_replaced(mongod, database, start):
         load.wait_for(100)
     statuses = Counter(status for *_, status in load.results)
     report(**{str(status): count for status, count in statuses.items()})
-    assert statuses.keys() == {200, None}
+    assert statuses.keys() <= {200, None}
     assert router(server).pid != killed.pid

@@ -2,7 +2,7 @@
 
 A user's document lists the user's open sessions. The blacklist is every other token: one whose
 session is not, or no longer, in the list of its user. A list of the revoked tokens would be a
-second document, and a new password could not change both in one atomic operation.
+document beside the user's, and one atomic operation could not change both.
 """
 
 from bson import ObjectId

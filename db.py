@@ -96,8 +96,8 @@ def _create_indexes():
     The app creates none while it is loaded, because MongoDB may be unavailable then. `cache`
     remembers that the function has returned, so later calls do nothing; if it raises, the next call
     runs it again.
-    MongoDB skips an index that exists. Before you add one for millions of documents, create it in
-    mongosh: that takes longer than `timeoutMS`.
+    MongoDB skips an index that exists. Before you add one to a collection of millions of documents,
+    create it in mongosh, because this takes longer than `timeoutMS`.
     """
     # This unique index decides who gets a username: MongoDB rejects a second user with the name.
     mongo.db.users.create_index("username", unique=True)
@@ -142,9 +142,9 @@ class Outage:
 
 outage = Outage()
 
-# MongoDB's codes for "this client may not do anything here". The code is right and an operator has
-# to act, so they are an outage and not a bug. 13: no permission. 18: wrong name or password.
-# 8000: Atlas refuses, for example because the free cluster is full. 14031: the disk is full.
+# MongoDB's error codes for a refusal that only an operator can end, so they are an outage and not a
+# bug. 13: no permission. 18: wrong name or password. 8000: Atlas refuses, for example because the
+# free cluster is full. 14031: the disk is full.
 REFUSED = {13, 18, 8000, 14031}
 
 

@@ -4,6 +4,10 @@ import os
 import re
 import sys
 
+# uWSGI puts this module into the processes that it runs; pip cannot install it.
+import uwsgi
+from bson import ObjectId
+
 # RFC 7518, 3.2: HS256 requires a key of at least 256 bits, which is 32 bytes.
 if len(os.environ.get("JWT_SECRET_KEY", "").strip().encode()) < 32:
     sys.exit(
@@ -24,3 +28,8 @@ from app import app  # noqa: E402
 # Every connection comes from Heroku's router, which says in a header where the client is. Without
 # a router, a client could write any address there: see resources/rate_limits.py.
 app.config["BEHIND_ROUTER"] = True
+
+# Every id has a part that PyMongo draws at random, once for each process. If several threads of a
+# new worker draw it at the same time, one of them can use the part that all workers have copied
+# from the master, and two workers create equal ids. uWSGI calls this before the threads start.
+uwsgi.post_fork_hook = ObjectId

@@ -160,8 +160,8 @@ def parse_json(body):
 def reject_other_encodings(body):
     """Abort with 400 if a form is not in UTF-8.
 
-    Werkzeug replaces each byte that it cannot decode with a question mark. The API would then store
-    another password than the client has sent.
+    Werkzeug does not reject a byte that it cannot decode: it replaces it, or keeps its escape, such
+    as %FF. The API would then store another password than the client has sent.
     """
     if request.mimetype == URLENCODED_FORM:
         body = unquote_to_bytes(body)

@@ -6,8 +6,9 @@ attempts:
 
     {"_id": "username alice", "attempts": [<time>, <time>], "admitted": true, "expires_at": <time>}
 
-An attempt is counted before the password is verified, and undone if the password was right. If it
-were counted afterwards, a hundred concurrent attempts would all pass before the first one counts.
+An attempt is counted before the password is verified. If the password was right, the counters of
+the username are reset. If attempts were counted afterwards, a hundred concurrent attempts would all
+pass before the first one counts.
 
 The package `limits` has a moving window on MongoDB as well. In 50 of 300 bursts of 8 attempts on an
 unused key it rejected one attempt wrongly, because version 5.8.0 mistakes a duplicate key for a
@@ -93,8 +94,8 @@ class Attempt:
         if not self.has_fresh_token:
             self.count_by(self.by_address)
         counter = self.count_by(self.by_username_and_address)
-        # With this one alone, an attacker could lock the owner out. So it does not apply to a
-        # client with a fresh token, nor at an address that the owner has logged in from.
+        # With the limit of the username, an attacker could lock the owner out. So it does not apply
+        # to a client with a fresh token, nor at an address that the owner has logged in from.
         if not self.has_fresh_token and not is_own_address(counter):
             self.count_by(self.by_username)
 

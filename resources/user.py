@@ -144,10 +144,11 @@ def reject_credentials():
 
 
 def update_if_unchanged(user, update):
-    """Update the user if the password is still the one that was verified. Aborts with 401 if not.
+    """Update the user if the hash is still the one that was verified. Aborts with 401 if not.
 
-    Another request may have replaced it since then. The filter and the update are one atomic
-    operation, so a login with the old password opens no session after the change.
+    Another request may have replaced it since then: a new password, or a login that renews it. The
+    filter and the update are one atomic operation, so a login with the old password opens no
+    session after the change.
     """
     result = db.users().update_one({"_id": user["_id"], "password": user["password"]}, update)
     if result.matched_count == 0:
@@ -193,15 +194,15 @@ class User(Resource):
         user = own_account(username)
         return {"id": str(user["_id"]), "username": user["username"]}
 
-    # Fresh, because an attacker who gets hold of an older access token must not be able to lock the
-    # owner out or to delete the account.
+    # Fresh, because an attacker who has only a refresh token, or an access token from it, must not
+    # be able to lock the owner out or to delete the account.
     @hashing_slot()
     @jwt_required(fresh=True)
     def put(self, username):
         """Replace `current_password` with `password`; respond with the tokens of a new session.
 
-        All earlier sessions of the user end. Requires a fresh access token. Aborts with 400, 401,
-        404, 429 or 503.
+        All earlier sessions end, because an attacker who knew the old password may have one.
+        Requires a fresh access token. Aborts with 400, 401, 404, 429 or 503.
         """
         change = read_body(
             {"current_password": string, "password": password_field},
@@ -229,9 +230,12 @@ class User(Resource):
         while db.users().update_one({"_id": user_id}, {"$set": {"sessions": []}}).matched_count:
             db.todos().delete_many({"owner_id": user_id})
             forget_own_addresses(username)
-            # A login since the first step has opened a session, perhaps with new todos. Then this
-            # deletes nothing, and all three steps run again.
+            # If a login since the first step has opened a session, perhaps with new todos, this
+            # deletes nothing, and all the steps run again.
             db.users().delete_one({"_id": user_id, "sessions": []})
+        # A login, a new todo and a logout can all fit between two of the steps. Once the user is
+        # deleted, no session can open, so this finds the todos that are left.
+        db.todos().delete_many({"owner_id": user_id})
         return {"message": "User deleted."}
 
 

@@ -8,7 +8,13 @@ import time
 from bson.codec_options import CodecOptions
 from flask_pymongo import PyMongo
 from pymongo import ReadPreference
-from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError, WriteConcernError
+from pymongo.errors import (
+    BulkWriteError,
+    ConnectionFailure,
+    OperationFailure,
+    PyMongoError,
+    WriteConcernError,
+)
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
@@ -158,6 +164,9 @@ def is_outage(error):
     # Too few members of the database have confirmed a write.
     if isinstance(error, WriteConcernError):
         return True
+    # The same in a bulk write, if none of the writes has failed.
+    if isinstance(error, BulkWriteError):
+        return not error.details["writeErrors"]
     # MongoDB is running and took longer than `timeoutMS`.
     if error.timeout:
         return True

@@ -179,7 +179,8 @@ MALFORMED = {
     "cp1252": ('{"name": "Käse"}'.encode("cp1252"), "UTF-8.*byte 12"),
     "utf-16": ('{"name": "x"}'.encode("utf-16"), "UTF-8.*byte 1"),
     "long number": (b'{"name": ' + b"9" * 5000 + b"}", "number"),
-    "deep": (b"[" * 60_000, "brackets"),
+    # Python 3.14 reads deeper than earlier versions, and finds that the end is missing.
+    "deep": (b"[" * 60_000, "brackets|line 1, column"),
 }
 
 

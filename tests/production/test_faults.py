@@ -210,7 +210,7 @@ def test_process_killed_at_any_write_breaks_no_promise(breakable, start, scenari
         bystander = InsertedUser(server, database, "bystander")
         for number in itertools.count():
             case = scenario(server, database, f"user{number}")
-            # The write waits. MongoDB executes it later, even if the worker has been killed.
+            # The write waits, so that the process can be killed before MongoDB executes it.
             waits = 60_000 if victim == "mongod" else 300
             fail_point.set(WRITES, number, blockConnection=True, blockTimeMS=waits)
             responses = in_background(case.send)

@@ -151,7 +151,7 @@ def test_loss_of_primary_loses_no_todo_and_revives_no_session(replica_set, alice
         fault(replica_set, primary)
         replica_set.wait_for_primary(others)
         # Few, because MongoDB acknowledges slowly until it gives up the frozen member.
-        writers.wait_for(20)
+        writers.wait_for(10)
         # The previous primary does not know of this logout when it returns.
         wait_for(lambda: server.post("/logout", revoked_later).status_code != 503)
         with reader_with(alice, revoked_later) as later_reader:

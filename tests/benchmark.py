@@ -235,7 +235,7 @@ def chart(rates):
 
 
 def compare(name, first, second, rounds):
-    """Take two measurements in turns, because the speed of a machine drifts, and print
+    """Take two measurements alternately, because the speed of a machine drifts, and print
     first / second for each pair."""
     print(f"{name:<42}", end="", flush=True)
     ratios = []
@@ -261,7 +261,7 @@ def run_all(options):
         boot = time.perf_counter() - started
         caller = Caller(api)
         good = run_table(caller, options)
-        print(f"{'boot to the first answer':<42}{boot:6.2f} s")
+        print(f"{'boot to the first response':<42}{boot:6.2f} s")
         print(f"{'memory after that and 1,000 more logins':<42}", end="", flush=True)
         print(memory_after_logins(api.process.pid, caller, options.seconds), flush=True)
         compare_reads_beside_logins(caller, options)
@@ -442,7 +442,7 @@ def verify_alone(seconds):
 def run_growth(options):
     """Print the time of a response with a million todos, divided by the time with a thousand.
 
-    Both are on one MongoDB, each with its own server, so that they can be measured in turns.
+    Both are on one MongoDB, each with its own server, so that they can be measured alternately.
     """
     with Local() as local:
         small, big = grown(local, "small", 1000, every=1), grown(local, "big", 1_000_000, every=49)

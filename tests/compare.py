@@ -3,7 +3,7 @@
     python tests/compare.py [--rounds 8] [--seconds 3]
 
 The two servers (`uwsgi uwsgi.ini`, and tests/peer/main.py under uvicorn) have two processes each
-and use the same MongoDB. They are measured in turns, because the speed of a machine drifts. The
+and use the same MongoDB. They are measured alternately, because the speed of a machine drifts. The
 first run installs FastAPI into a virtual environment in your cache folder.
 """
 
@@ -45,7 +45,7 @@ def peer_command(port):
 
 
 def compare(rounds, seconds):
-    """Load both servers in turns, and print the ratio of their rates for each request."""
+    """Load both servers alternately, and print the ratio of their rates for each request."""
     with Local() as local:
         database = f"mongodb://127.0.0.1:{local.mongod.port}"
         ours = Caller(local.serve(procfile_command(), f"{database}/ours").wait())

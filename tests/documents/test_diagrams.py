@@ -1,6 +1,7 @@
 """The diagrams of the documents: Mermaid can draw them, and they name what exists."""
 
 import ast
+import itertools
 import json
 import re
 import shutil
@@ -74,9 +75,13 @@ def test_diagram_of_the_files_shows_every_import():
     labels = dict(re.findall(r'(\w+)\["([^"]+)"\]', diagram))
     arrows = set()
     for line in diagram.splitlines()[1:]:
-        nodes = [re.sub(r"\[.*\]", "", node.strip()) for node in line.split("-->")]
-        names = [labels.get(node, node) for node in nodes]
-        arrows |= set(zip(names, names[1:]))
+        # In Mermaid, `a & b --> c` is an arrow from each of the two to the third.
+        groups = [
+            [labels.get(node, node) for node in re.findall(r"[\w.]+", group)]
+            for group in re.sub(r"\[.*?\]", "", line).split("-->")
+        ]
+        for sources, targets in zip(groups, groups[1:]):
+            arrows |= set(itertools.product(sources, targets))
     imported = {(path, other) for path, tree in modules().items() for other in imports(tree)}
     # Heroku starts uWSGI, and uWSGI loads run.py.
     assert arrows == imported | {("Procfile", "uwsgi.ini"), ("uwsgi.ini", "run.py")}

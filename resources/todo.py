@@ -154,8 +154,8 @@ class TodoList(Resource):
             wanted["done"] = query["done"]
         if "after" in query:
             created_at, last_id = query["after"]
-            # Later than the last todo seen, or at the same time and with a greater id. With the
-            # first line MongoDB finds that time in its index.
+            # Nothing earlier than the last todo seen, and of the same time only greater ids. From
+            # the first line MongoDB also knows where in its index to begin.
             wanted["created_at"] = {"$gte": created_at}
             wanted["$or"] = [{"created_at": {"$gt": created_at}}, {"_id": {"$gt": last_id}}]
         # Last, so that nothing above can replace it with another user's id.

@@ -125,8 +125,8 @@ def authenticate(username, password, attempt):
     """Return the user with this username and password, and a new hash if the old one is outdated.
 
     Aborts with 401 if there is no such user, and with 429 if a rate limit is reached. It does the
-    same for usernames that exist and for those that do not, so neither the response nor the time
-    that it takes reveals which exist.
+    same work whether or not the username exists, so neither the error nor the response time reveals
+    which usernames exist.
     """
     attempt.count()
     user = db.users().find_one({"username": username})

@@ -51,7 +51,7 @@ def hashing_slot():
     """Take one of the hashing slots for as long as a request lasts: `@hashing_slot()`.
 
     Raises ServiceUnavailable immediately if all are taken. It comes before everything else that
-    the request does, so a flood of logins costs no query of the database.
+    the request does, so a rejected request sends no query to MongoDB.
     """
     if not hashing_slots.acquire(blocking=False):
         raise ServiceUnavailable(retry_after=1)

@@ -22,7 +22,7 @@ from ipaddress import IPv6Network, ip_address
 from typing import NamedTuple
 
 from flask import current_app, request
-from pymongo import DeleteOne, ReturnDocument, UpdateOne
+from pymongo import ReturnDocument, UpdateOne
 from werkzeug.exceptions import TooManyRequests
 
 import db
@@ -122,13 +122,14 @@ class Attempt:
         """
         now = datetime.now(timezone.utc)
         own = {"attempts": [], "last_login": now, "expires_at": now + OWN_ADDRESS}
-        writes = [
+        # Updates and nothing else, because PyMongo sends those to MongoDB as one command.
+        updates = [
             UpdateOne({"_id": self.by_username_and_address.key}, {"$set": own}, upsert=True),
-            DeleteOne({"_id": self.by_username.key}),
+            UpdateOne({"_id": self.by_username.key}, {"$set": {"attempts": []}}),
         ]
         if self.by_address in self.counted:
-            writes.append(UpdateOne({"_id": self.by_address.key}, ONE_ATTEMPT_LESS))
-        db.rate_limits().bulk_write(writes)
+            updates.append(UpdateOne({"_id": self.by_address.key}, ONE_ATTEMPT_LESS))
+        db.rate_limits().bulk_write(updates)
 
 
 def is_own_address(counter):

@@ -17,7 +17,7 @@ PYTEST = re.findall("^python -m pytest.*", "\n".join(blocks_without_output(LAB))
 # How a block begins that no test should run: it needs an account, a download, another terminal or
 # many minutes, or another test runs it.
 NOT_RUN = re.compile(
-    r"git |heroku |export |url=https|\.ci/run|\. env/bin/activate|python3 -m venv env"
+    r"git |heroku |mongodump |export |url=https|\.ci/run|\. env/bin/activate|python3 -m venv env"
     r"|python app\.py|python -m pytest|python tests/\w+\.py|npx --yes (newman|mongosh)|PORT=5001"
     r"|for attempt in 1 2; do\n  curl -s http://127\.0\.0\.1:5001|curl -s .*\nfor login in"
 )

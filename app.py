@@ -35,7 +35,7 @@ if not re.fullmatch("[1-9][0-9]{0,4}", PORT) or int(PORT) > 65535:
 # No static folder: there are no files to serve.
 app = Flask(__name__, static_folder=None)
 app.config.update(
-    # run.py requires one in production. On your machine, a new one for each start will do.
+    # run.py requires this secret in production. On your machine, a new one for each start will do.
     JWT_SECRET_KEY=os.environ.get("JWT_SECRET_KEY", "").strip() or secrets.token_hex(32),
     # An access token is in every request, so it expires soon. A refresh token is sent rarely, to
     # get the next access token.
@@ -139,7 +139,7 @@ def database_error(error):
     )
 
 
-# Tokens. Flask-JWT-Extended calls the functions below; its word for them is loaders.
+# Tokens. Flask-JWT-Extended calls the functions with `@jwt` below; its word for them is loaders.
 
 jwt = JWTManager(app)
 
@@ -170,7 +170,7 @@ def decode_key(_header, claims):
     """Return the key that a token must be signed with. Raises JWTDecodeError.
 
     The library accepts claims of any type, and fills in some that are missing. It calls this
-    function before that, so the claims are checked here, exactly as they are in the token.
+    function before it fills them in, so the claims are checked here exactly as the token has them.
     """
     check_claims(claims)
     return app.config["JWT_SECRET_KEY"]
@@ -214,7 +214,10 @@ def no_bearer_token(_error):
 
 @jwt.invalid_token_loader
 def invalid_token(_reason):
-    """Respond to a token of the wrong type, or that this API has not issued: not saying which."""
+    """Respond to a token that has the wrong type, or that this API has not issued.
+
+    The response does not say which of these it is.
+    """
     return error_response(401, "invalid_token", "This token is not valid here. Log in again.")
 
 
@@ -262,8 +265,8 @@ api.add_resource(Todo, "/todos/<string:todo_id>")
 # The development server.
 
 if __name__ == "__main__":
-    # These are put into the environment, because the server runs this file again whenever you save
-    # a change. It then finds the same secret, so your tokens stay valid, and the same MongoDB.
+    # The secret and the URI go into the environment, because the server runs this file again when
+    # you save a change. It then finds the same secret and MongoDB, and your tokens stay valid.
     os.environ["JWT_SECRET_KEY"] = app.config["JWT_SECRET_KEY"]
     if not os.environ.get("MONGODB_URI", "").strip():
         local_mongodb.start_if_needed()

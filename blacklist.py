@@ -1,8 +1,8 @@
-"""The revoked tokens. MongoDB holds them, so all workers and dynos know them, even after a restart.
+"""The revoked tokens. All workers and dynos know them from MongoDB, even after a restart.
 
-A user's document lists the user's open sessions. The blacklist is every other token: one whose
-session is not, or no longer, in the list of its user. A list of the revoked tokens would be a
-document beside the user's, and one atomic operation could not change both.
+A user's document lists the user's open sessions. The blacklist is every token whose session is not,
+or no longer, in the list of its user. A list of the revoked tokens would be a document beside the
+user's, and one atomic operation could not change both.
 """
 
 from bson import ObjectId

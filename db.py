@@ -59,8 +59,8 @@ def init_app(app, uri):
             " mongodb+srv://USER:PASSWORD@HOST/todolistapp, with the characters : / ? # [ ] @ in"
             " the password written as %3A %2F and so on"
         )
-    # The database's name is between the hosts and the options. MongoDB allows more characters, but
-    # a stray one is a mistake, and would silently choose another database.
+    # The database's name is between the hosts and the options. MongoDB allows more characters than
+    # this check. But a stray character is a mistake, and would silently choose another database.
     name = uri.partition("://")[2].partition("/")[2].partition("?")[0]
     if not re.fullmatch("[A-Za-z0-9_-]*", name):
         sys.exit("MONGODB_URI must name a database of letters, digits, _ and -, or none at all")
@@ -133,9 +133,9 @@ class Outage:
     def begin(self, error):
         """Let `check` raise during the next second, if `error` is a failed connection.
 
-        DatabaseUnavailable is not one: no query was sent, so it says nothing about MongoDB. If it
-        counted, each rejected request would prolong the outage, and a busy process would never
-        find out that MongoDB is available again.
+        DatabaseUnavailable is not a failed connection: no query was sent, so the error says nothing
+        about MongoDB. If it counted, each rejected request would prolong the outage, and a busy
+        process would never find out that MongoDB is available again.
         """
         if isinstance(error, ConnectionFailure):
             self.ends_at = time.monotonic() + 1

@@ -18,7 +18,7 @@ if len(os.environ.get("JWT_SECRET_KEY", "").strip().encode()) < 32:
 if not os.environ.get("MONGODB_URI", "").strip():
     sys.exit("MONGODB_URI must be set, for example to mongodb+srv://USER:PASSWORD@HOST/todolistapp")
 
-# uWSGI does not check this. If it is not a number, uWSGI listens and never answers.
+# uWSGI does not check WEB_CONCURRENCY. If it is not a number, uWSGI listens and never answers.
 if not re.fullmatch("[1-9][0-9]{0,2}", os.environ.get("WEB_CONCURRENCY", "2")):
     sys.exit("WEB_CONCURRENCY must be a number from 1 to 999, or not be set at all")
 
@@ -29,7 +29,8 @@ from app import app  # noqa: E402
 # a router, a client could write any address there: see resources/rate_limits.py.
 app.config["BEHIND_ROUTER"] = True
 
-# Every id has a part that PyMongo draws at random, once for each process. If several threads of a
-# new worker draw it at the same time, one of them can use the part that all workers have copied
-# from the master, and two workers create equal ids. uWSGI calls this before the threads start.
+# Every id has a part that PyMongo draws at random, once for each process. Several threads of a new
+# worker can draw it at the same time. One of them can then use the part that all workers have
+# copied from the master, and two workers create equal ids. Therefore uWSGI calls `ObjectId` in each
+# worker before its threads start: this call draws the part.
 uwsgi.post_fork_hook = ObjectId

@@ -1,8 +1,8 @@
 """How a request is read: JSON bodies, forms and queries.
 
-A field's check is a function. It takes a value, and returns it or raises ValueError with a sentence
-for the client. A resource names its fields, each with its check, and gets back only values that
-have passed.
+A field's check is a function. It returns the value that it is called with, perhaps converted, or
+raises ValueError with a sentence for the client. A resource names its fields, each with its check,
+and gets back only values that have passed.
 
 Flask-RESTful's own `reqparse` is deprecated, and it converts what should be rejected: a list
 becomes its first element, an object its text, and a JSON array as the whole body crashes it.
@@ -57,8 +57,8 @@ def boolean(value):
 def receive_body():
     """Receive the whole body, before anything else happens. Aborts with 400 or 413.
 
-    It is received even if no resource reads it, and even if it is too large: a client can miss a
-    response that comes while it is still sending.
+    The body is received even if no resource reads it, and even if it is too large. A client can
+    miss a response that comes while the client is still sending.
     """
     in_chunks = "Transfer-Encoding" in request.headers
     if not in_chunks and not request.content_length:
@@ -120,7 +120,7 @@ def read_body(fields, required=()):
         values = parse_json(body)
     elif request.mimetype in (URLENCODED_FORM, MULTIPART_FORM):
         reject_other_encodings(body)
-        # No field accepts a file. It is kept here, so that the response names it.
+        # No field accepts a file. A file is kept here, so that the error names its field.
         pairs = [*request.form.items(multi=True), *request.files.items(multi=True)]
         values = values_from_text(pairs, fields)
     elif body:

@@ -84,7 +84,7 @@ def start_mongod(folder, port, options=()):
     except OSError as error:
         # For example, it is compiled for another processor.
         sys.exit(f"mongod cannot run: {error}. Set MONGODB_URI to another MongoDB.")
-    # atexit runs the last one first: terminate, then wait.
+    # atexit calls its functions in reverse order: first terminate, then wait.
     atexit.register(process.wait)
     atexit.register(process.terminate)
     while not answers(port):

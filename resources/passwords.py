@@ -50,8 +50,8 @@ hashing_slots = threading.BoundedSemaphore(max(1, THREADS // 2))
 def hashing_slot():
     """Take one of the hashing slots for as long as a request lasts: `@hashing_slot()`.
 
-    Raises ServiceUnavailable immediately if all are taken. It comes before everything else that
-    the request does, so a rejected request sends no query to MongoDB.
+    Raises ServiceUnavailable immediately if all are taken. This decorator comes first, even before
+    the check of a token, so a rejected request sends no query to MongoDB.
     """
     if not hashing_slots.acquire(blocking=False):
         raise ServiceUnavailable(retry_after=1)
@@ -78,8 +78,8 @@ def verify_password(password, stored_hash):
     `stored_hash` is None if there is no such user. Then passlib hashes something else, which takes
     the same time, so the time does not reveal which usernames exist.
     """
-    # passlib raises an error for more than 4,096 characters. A password is cut to
-    # LONGEST + 1 of them: it is still longer than any registered one, and therefore still wrong.
+    # passlib raises an error for more than 4,096 characters. A longer password is cut to
+    # LONGEST + 1 of them. It is still longer than any registered one, and therefore still wrong.
     password = password[: LONGEST + 1]
     return hashing_thread.submit(hashes.verify_and_update, password, stored_hash).result()
 

@@ -6,9 +6,9 @@ attempts:
 
     {"_id": "username alice", "attempts": [<time>, <time>], "admitted": true, "expires_at": <time>}
 
-An attempt is counted before the password is verified. If the password was right, the counters of
-the username are reset. If attempts were counted afterwards, a hundred concurrent attempts would all
-pass before the first one counts.
+An attempt is counted before the password is verified. If attempts were counted afterwards, a
+hundred concurrent attempts would all pass before the first one counts. If the password was right,
+the counters of the username are reset.
 
 The package `limits` has a moving window on MongoDB as well. In 50 of 300 bursts of 8 attempts on an
 unused key it rejected one attempt wrongly, because version 5.8.0 mistakes a duplicate key for a
@@ -122,7 +122,7 @@ class Attempt:
         """
         now = datetime.now(timezone.utc)
         own = {"attempts": [], "last_login": now, "expires_at": now + OWN_ADDRESS}
-        # Updates and nothing else, because PyMongo sends those to MongoDB as one command.
+        # The list holds only updates, because PyMongo sends such a list to MongoDB as one command.
         updates = [
             UpdateOne({"_id": self.by_username_and_address.key}, {"$set": own}, upsert=True),
             UpdateOne({"_id": self.by_username.key}, {"$set": {"attempts": []}}),

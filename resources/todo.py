@@ -55,7 +55,7 @@ def owner_id():
 
 
 def owned(todo_id):
-    """Return the filter for this todo of the caller. Aborts with 404 if it is not an id at all.
+    """Return the filter for this todo of the caller. Aborts with 404 if `todo_id` is not an id.
 
     Look-up and ownership are one query. If they were two, a developer could forget the second one,
     and every user could read every todo.
@@ -118,8 +118,8 @@ def limit_field(value):
 def after_field(value):
     """Check an `after`: the place of the last todo that the client has seen, from `next_link`.
 
-    Returns its time and its id. It needs no signature: a client that makes one up sees a place in
-    its own list and nothing else.
+    Returns the time and the id of this todo. An `after` needs no signature: a client that makes one
+    up sees a place in its own list and nothing else.
     """
     created_at, _, last_id = string(value).partition("_")
     try:
@@ -154,8 +154,8 @@ class TodoList(Resource):
             wanted["done"] = query["done"]
         if "after" in query:
             created_at, last_id = query["after"]
-            # Nothing earlier than the last todo seen, and of the same time only greater ids. From
-            # the first line MongoDB also knows where in its index to begin.
+            # Only todos after the last one that the client has seen: later ones, and of the same
+            # time those with a greater id. The first line also says where in the index to begin.
             wanted["created_at"] = {"$gte": created_at}
             wanted["$or"] = [{"created_at": {"$gt": created_at}}, {"_id": {"$gt": last_id}}]
         # Last, so that nothing above can replace it with another user's id.
@@ -197,11 +197,13 @@ class TodoList(Resource):
 def reject_if_revoked_since(todo):
     """Delete the new todo, and raise RevokedTokenError, if the session has ended since the check.
 
-    `jwt_required` checks the token before the insert. If the user is deleted between the two, the
-    deletion has missed this todo, and it would stay forever. The deletion ends the sessions before
-    it deletes todos, so either it finds this todo, or this query finds that the session has ended.
-    The check before the insert stays as well: without it, a client with a revoked token makes the
-    server write, and if the process dies before this check, the todo stays.
+    `jwt_required` checks the token before the insert. If the user is deleted between that check and
+    the insert, the deletion misses this todo, which would stay forever. The deletion ends the
+    sessions before it deletes todos. So either it finds this todo, or the query below finds that
+    the session has ended.
+
+    The check before the insert is needed as well. Without it, a client with a revoked token could
+    make the server write. If the process ended before the query below, the todo would stay.
     """
     claims = get_jwt()
     if claims in BLACKLIST:

@@ -34,7 +34,7 @@ from resources.rate_limits import Attempt, count_registration, forget_own_addres
 # A username is part of a URL, so it has only characters that need no escaping there.
 USERNAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
-# A login beyond these ends the oldest session. Without a limit, each login makes the document grow.
+# A login beyond this limit ends the oldest session. Without it, each login makes the document grow.
 MOST_SESSIONS = 100
 
 

@@ -12,11 +12,11 @@ import shutil
 import subprocess
 import sys
 import venv
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from statistics import median
 
-from benchmark import HOW_TO_GET_WRK, Caller, Local, connections_for, measured
+from benchmark import HOW_TO_GET_WRK, Caller, Local, compare, connections_for, measured
 from support.processes import ROOT, free_port, procfile_command
 
 PEER = ROOT / "tests" / "peer"
@@ -44,30 +44,24 @@ def peer_command(port):
     return [*uvicorn, "--no-access-log", "--log-level", "warning"]
 
 
-def compare(rounds, seconds):
+def compare_servers(rounds, seconds):
     """Load both servers alternately, and print the ratio of their rates for each request."""
     with Local() as local:
         database = f"mongodb://127.0.0.1:{local.mongod.port}"
         ours = Caller(local.serve(procfile_command(), f"{database}/ours").wait())
         port = free_port()
         peer = Caller(local.serve(peer_command(port), f"{database}/peer", port).wait())
-        callers = [ours, peer]
-        for caller in callers:
+        for caller in (ours, peer):
             caller.add_todos()
-        ratios = {row: [] for row in ROWS}
-        for number in range(rounds):
-            # Who comes first alternates.
-            order = callers if number % 2 == 0 else callers[::-1]
-            for row in ROWS:
-                rates = {}
-                for caller in order:
-                    load = caller.endpoints()[row], seconds, connections_for(row)
-                    rates[caller] = measured("rate", caller.api.url, *load)
-                ratios[row].append(rates[ours] / rates[peer])
-            print(f"round {number + 1} of {rounds}", flush=True)
-    print(f"\n{'requests per second, this API / FastAPI':<42}median (lowest to highest)")
-    for row, values in ratios.items():
-        print(f"{row:<42}{median(values):.2f} ({min(values):.2f} to {max(values):.2f})")
+        print("requests per second, this API / FastAPI")
+        for row in ROWS:
+            compare(row, load_of(row, ours, seconds), load_of(row, peer, seconds), rounds)
+
+
+def load_of(row, caller, seconds):
+    """Return a function that loads a server with one kind of request and returns the rate."""
+    endpoint = caller.endpoints()[row]
+    return partial(measured, "rate", caller.api.url, endpoint, seconds, connections_for(row))
 
 
 def main():
@@ -79,7 +73,7 @@ def main():
     options = parser.parse_args()
     if not shutil.which("wrk"):
         sys.exit(HOW_TO_GET_WRK)
-    compare(options.rounds, options.seconds)
+    compare_servers(options.rounds, options.seconds)
 
 
 if __name__ == "__main__":

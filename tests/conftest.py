@@ -4,7 +4,6 @@ import shutil
 import sys
 
 import pytest
-from pymongo import MongoClient
 
 # Before the import, so that a comparison that fails there shows both sides, as it does in a test.
 pytest.register_assert_rewrite("support.clients")
@@ -67,11 +66,7 @@ def mongod(tmp_path_factory):
 @pytest.fixture
 def database(mongod):
     """The database of the servers, empty."""
-    with MongoClient(mongod.uri) as client:
-        database = client.get_default_database()
-        for name in database.list_collection_names():
-            # If they were dropped, their indexes would be gone as well.
-            database[name].delete_many({})
+    with mongod.empty_database() as database:
         yield database
 
 
@@ -136,14 +131,6 @@ def start(tmp_path):
 def own_mongod(tmp_path):
     """A MongoDB for one test, which can kill it."""
     mongod = Mongod(tmp_path / "mongod")
-    yield mongod
-    mongod.kill()
-
-
-@pytest.fixture
-def breakable(tmp_path):
-    """A MongoDB that fails at a command if it is told to: MongoDB's own fail points, for tests."""
-    mongod = Mongod(tmp_path / "breakable", ["--setParameter", "enableTestCommands=1"])
     yield mongod
     mongod.kill()
 

@@ -3,8 +3,7 @@
 import shutil
 
 import pytest
-from pymongo import MongoClient
-from support.faults import FailPoint
+from support.faults import WITH_FAIL_POINTS, FailPoint
 from support.processes import CLEAN, Mongod
 
 
@@ -18,8 +17,7 @@ def uwsgi():
 @pytest.fixture(scope="session")
 def failing_mongod(tmp_path_factory):
     """A MongoDB for `fail_point`. No test kills it."""
-    options = ["--setParameter", "enableTestCommands=1"]
-    mongod = Mongod(tmp_path_factory.mktemp("failing"), options)
+    mongod = Mongod(tmp_path_factory.mktemp("failing"), WITH_FAIL_POINTS)
     yield mongod
     mongod.kill()
 
@@ -27,10 +25,15 @@ def failing_mongod(tmp_path_factory):
 @pytest.fixture
 def fail_point(failing_mongod):
     """The fail point of `failing_mongod`, whose database is empty."""
-    with MongoClient(failing_mongod.uri) as client:
-        database = client.get_default_database()
-        for name in database.list_collection_names():
-            database[name].delete_many({})
-        fail_point = FailPoint(client)
+    with failing_mongod.empty_database() as database:
+        fail_point = FailPoint(database.client)
         yield fail_point
         fail_point.clear()
+
+
+@pytest.fixture
+def breakable(tmp_path):
+    """A MongoDB with fail points for one test, which can kill it."""
+    mongod = Mongod(tmp_path / "breakable", WITH_FAIL_POINTS)
+    yield mongod
+    mongod.kill()

@@ -34,6 +34,21 @@ def server(mongod, database, start):
     return start(mongod.uri, WEB_CONCURRENCY="4")
 
 
+def outcomes_of_ended(logins, server, user):
+    """Assert that the sessions of these logins have ended and the password is no longer right.
+
+    Returns how many of the logins have had which outcome.
+    """
+    responses = [login.result() for login in logins]
+    for response in responses:
+        if response.status_code == 200:
+            assert not is_valid(server, *tokens_of(response))
+        else:
+            assert_error(response, 401, "invalid_credentials")
+    assert_error(log_in(server, user.name, PASSWORD), 401, "invalid_credentials")
+    return Counter(map(code, responses))
+
+
 def test_login_during_password_change_opens_no_session_that_lasts(server, database):
     outcomes = Counter()
     for number in range(10):
@@ -45,14 +60,7 @@ def test_login_during_password_change_opens_no_session_that_lasts(server, databa
             wait_for(lambda futures=logins: any(login.done() for login in futures))
             change = unless_busy(change_password, server, alice)
         assert is_valid(server, *tokens_of(change))
-        for login in logins:
-            response = login.result()
-            outcomes[code(response)] += 1
-            if response.status_code == 200:
-                assert not is_valid(server, *tokens_of(response))
-            else:
-                assert_error(response, 401, "invalid_credentials")
-        assert_error(log_in(server, alice.name, PASSWORD), 401, "invalid_credentials")
+        outcomes += outcomes_of_ended(logins, server, alice)
         assert is_valid(server, *tokens_of(log_in(server, alice.name, NEW_PASSWORD)))
     report(changes=10, logins=200, sessions_that_last=0, **outcomes)
     assert outcomes["success"] > 0
@@ -78,14 +86,7 @@ def test_login_during_deletion_opens_no_session_that_lasts(server, database):
             # The first login has opened a session, and others are in flight.
             wait_for(lambda futures=logins: any(login.done() for login in futures))
             assert delete_user(server, alice).status_code == 200
-        for login in logins:
-            response = login.result()
-            outcomes[code(response)] += 1
-            if response.status_code == 200:
-                assert not is_valid(server, *tokens_of(response))
-            else:
-                assert_error(response, 401, "invalid_credentials")
-        assert_error(log_in(server, alice.name, PASSWORD), 401, "invalid_credentials")
+        outcomes += outcomes_of_ended(logins, server, alice)
     report(deletions=10, logins=100, outcomes=dict(outcomes))
     assert database.users.count_documents({}) == database.todos.count_documents({}) == 0
 

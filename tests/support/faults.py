@@ -4,9 +4,12 @@
 READS = ["find"]
 WRITES = ["insert", "update", "delete", "findAndModify", "bulkWrite"]
 
+# The options of a mongod that has fail points.
+WITH_FAIL_POINTS = ["--setParameter", "enableTestCommands=1"]
+
 
 class FailPoint:
-    """The fail point `failCommand` of a mongod that runs with enableTestCommands."""
+    """The fail point `failCommand` of a mongod that runs with WITH_FAIL_POINTS."""
 
     def __init__(self, client):
         self.admin = client.admin

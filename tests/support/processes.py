@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import requests
 from honcho.environ import parse_procfile
+from pymongo import MongoClient
 
 from resources.local_mongodb import start_mongod
 
@@ -65,6 +66,16 @@ class Mongod:
         """Kill it, as a power cut would."""
         self.process.kill()
         self.process.wait()
+
+    @contextlib.contextmanager
+    def empty_database(self):
+        """Delete all documents, and provide the database of the servers until the block ends."""
+        with MongoClient(self.uri) as client:
+            database = client.get_default_database()
+            for name in database.list_collection_names():
+                # If they were dropped, their indexes would be gone as well.
+                database[name].delete_many({})
+            yield database
 
 
 class Server:

@@ -1,8 +1,10 @@
 """The processes under test: a real mongod and a real server, which a test can kill and start."""
 
 import contextlib
+import itertools
 import json
 import os
+import random
 import shlex
 import shutil
 import signal
@@ -28,10 +30,17 @@ for setting in ("MONGODB_URI", "JWT_SECRET_KEY", "PORT", "WEB_CONCURRENCY"):
 CLEAN = os.environ | {"PATH": os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]}
 
 
+# In random order, so that two runs of the tests on one machine rarely choose the same port. Below
+# 32768, because Linux gives the ports above to outgoing connections: one of those could take a port
+# after it was found to be free and before the server listens on it. Not 27017, MongoDB's own.
+_ports = itertools.cycle(random.sample(range(20_000, 27_000), 7_000))
+
+
 def free_port():
     """Return a port of this machine that no program uses."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
+    for port in _ports:
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def is_open(port):

@@ -1,42 +1,68 @@
-"""The Flask app: its settings, its error responses, its tokens and the list of URLs.
+"""The Flask app: its config, its error handlers, its tokens and the list of URLs.
 
 `python app.py` runs it on your machine. In production uWSGI loads run.py, which loads this file.
 """
 
-import json
+import functools
 import os
 import re
-import secrets
-import sys
+import threading
 from datetime import timedelta
 
+import pymongo
 from bson import ObjectId
-from flask import Flask, request
+from flask import Flask, g, request
 from flask_jwt_extended import JWTManager
-from flask_jwt_extended.exceptions import InvalidHeaderError, JWTDecodeError
+from flask_jwt_extended.exceptions import JWTDecodeError
 from flask_restful import Api
 from pymongo.errors import PyMongoError
 from werkzeug.exceptions import HTTPException
+from werkzeug.serving import WSGIRequestHandler
 
 import db
 from blacklist import BLACKLIST
-from resources import local_mongodb
+from resources import errors, local_mongodb, settings
+from resources.errors import error_response
 from resources.fields import receive_body
 from resources.todo import Todo, TodoList
 from resources.user import TokenRefresh, User, UserLogin, UserLogout, UserRegister
 
-# Settings.
+# In seconds, from the arrival of the body to the response. Heroku's router gives up after 30.
+DEADLINE = 4
 
-PORT = os.environ.get("PORT", "5000")
-# uWSGI reads PORT as well. If it is not a number, uWSGI listens on some other port.
-if not re.fullmatch("[1-9][0-9]{0,4}", PORT) or int(PORT) > 65535:
-    sys.exit("PORT must be a number from 1 to 65535, or not be set at all")
+
+# The app and its config.
+
+
+class TodoApp(Flask):
+    """Flask, with a log that names no user."""
+
+    def log_exception(self, exc_info):
+        """Log a crash with its traceback. Flask would log the path, and /user/alice is one."""
+        self.logger.error(
+            "Exception on %s [%s]%s",
+            request.url_rule,
+            request.method,
+            request_id(),
+            exc_info=exc_info,
+        )
+
+
+def request_id():
+    """Return Heroku's id of the request for the log, "" if there is none.
+
+    The router's log has the same id. A client can send the header as well, so only the form that
+    Heroku writes is logged.
+    """
+    value = request.headers.get("X-Request-ID", "")
+    found = re.fullmatch("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", value)
+    return f" request_id={value}" if found else ""
+
 
 # No static folder: there are no files to serve.
-app = Flask(__name__, static_folder=None)
+app = TodoApp(__name__, static_folder=None)
 app.config.update(
-    # run.py requires this secret in production. On your machine, a new one for each start will do.
-    JWT_SECRET_KEY=os.environ.get("JWT_SECRET_KEY", "").strip() or secrets.token_hex(32),
+    JWT_SECRET_KEY=settings.JWT_SECRET_KEY,
     # An access token is in every request, so it expires soon. A refresh token is sent rarely, to
     # get the next access token.
     JWT_ACCESS_TOKEN_EXPIRES=timedelta(minutes=15),
@@ -49,8 +75,9 @@ app.config.update(
     JWT_COOKIE_CSRF_PROTECT=False,
     # In bytes. The longest todo has 10,200 characters of up to 4 bytes each.
     MAX_CONTENT_LENGTH=64 * 1024,
-    # A response is one line, even in debug mode.
-    RESTFUL_JSON={"indent": None},
+    # A response is one line, even in debug mode, and in UTF-8: as escapes, such as \ud83e\udd5b, a
+    # page of long todos would take three times the memory.
+    RESTFUL_JSON={"indent": None, "ensure_ascii": False},
     # By default Flask answers OPTIONS itself, and not in JSON. With this setting it is a 405.
     PROVIDE_AUTOMATIC_OPTIONS=False,
     # run.py changes this: in production, Heroku's router is between the client and this process.
@@ -59,7 +86,7 @@ app.config.update(
 # By default Werkzeug redirects /user//alice, with an HTML page. With this setting it is a 404.
 app.url_map.merge_slashes = False
 
-db.init_app(app, os.environ.get("MONGODB_URI", "").strip() or local_mongodb.URI)
+db.init_app(app, settings.MONGODB_URI or local_mongodb.URI)
 
 
 # Requests and responses.
@@ -69,88 +96,117 @@ app.before_request(receive_body)
 
 @app.after_request
 def add_headers(response):
-    """Add the headers that every response has: OWASP REST Security Cheat Sheet."""
-    # No cache may keep a response, because it holds tokens or what only its owner may see.
-    response.headers["Cache-Control"] = "no-store"
-    # A browser must take the body for JSON, whatever it looks like.
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    # A browser that gets this over HTTPS uses only HTTPS here for a year (31,536,000 seconds).
-    response.headers["Strict-Transport-Security"] = "max-age=31536000"
+    """Add the headers that every response has."""
+    response.headers.update(errors.HEADERS)
     return response
 
 
-# Errors. Wherever one happens, `error_response` builds the response.
-
-# For each status the code, which is for a program, and the message, which is for a person. `abort`
-# can replace them: abort(409, error="username_taken", message="This username is taken.")
-ERRORS = {
-    400: ("bad_request", "The request cannot be understood."),
-    401: ("authorization_required", "Send a token: Authorization: Bearer <token>"),
-    404: ("not_found", "Nothing is at this URL. README.md lists all URLs: see API reference."),
-    405: ("method_not_allowed", "This URL does not accept this method. See the header Allow."),
-    409: ("username_taken", "This username is taken. Choose another one."),
-    413: ("request_too_large", "The body is larger than 64 KiB. Send a smaller one."),
-    415: ("unsupported_media_type", "The body is neither JSON nor a form."),
-    429: ("too_many_attempts", "Too many attempts. Wait as many seconds as Retry-After says."),
-    500: ("internal_error", "This is a bug in the server. It has been logged."),
-    503: ("server_busy", "Too many requests need a password hash. Try again soon."),
-}
+# How many large responses a process keeps in memory at the same time, and from how many bytes on a
+# response counts as large. The largest page has 4 MB, and a client may take its time to read it.
+MOST_LARGE_RESPONSES = 20
+LARGE = 256 * 1024
+large_responses = threading.BoundedSemaphore(MOST_LARGE_RESPONSES)
 
 
-def error_response(status, code, message, headers=()):
-    """Return the response for any error: the only error body of this API."""
-    body = json.dumps({"message": message, "error": code}) + "\n"
-    response = app.response_class(body, status, headers, content_type="application/json")
-    if status == 401:
-        # RFC 9110, 11.6.1: a 401 names the kind of authorization that is required.
-        response.headers["WWW-Authenticate"] = "Bearer"
+@app.after_request
+def limit_large_responses(response):
+    """Replace a large response by a 503 while too many others are being sent."""
+    if response.content_length is None or response.content_length < LARGE:
+        return response
+    if not large_responses.acquire(blocking=False):
+        return error_response("server_busy", retry_after=2)
+    response.call_on_close(large_responses.release)
     return response
+
+
+def within_deadline(view):
+    """Decorate a resource's function: all its operations of MongoDB together have DEADLINE seconds.
+
+    A limit for each operation would not do: a login has five.
+    """
+
+    @functools.wraps(view)
+    def limited(*args, **kwargs):
+        with pymongo.timeout(DEADLINE):
+            return view(*args, **kwargs)
+
+    return limited
+
+
+# Errors. Wherever one happens, resources/errors.py builds the response.
 
 
 @app.errorhandler(HTTPException)
 def http_error(error):
-    """Respond to an error that has a status: an unknown URL, an `abort(...)`, or a crash.
+    """Respond to an error that Flask or Werkzeug has raised: an unknown URL, or a crash.
 
     A crash comes here as a 500, after Flask has logged its traceback. (Under `python app.py` it
     does not come here: you see the debugger.)
     """
-    code, message = ERRORS[error.code]
-    # Flask-RESTful's `abort` puts its keyword arguments into `data`.
-    given = getattr(error, "data", {})
-    # `get_headers` returns the headers that the error needs, such as the Allow of a 405.
-    return error_response(
-        error.code, given.get("error", code), given.get("message", message), error.get_headers()
-    )
+    return errors.response_to(error)
 
 
 @app.errorhandler(PyMongoError)
 def database_error(error):
     """Respond with 503 if MongoDB is unavailable. Any other error of a query is a bug: a 500."""
+    description = db.describe(error)
     if not db.is_outage(error):
-        raise error
-    db.outage.begin(error)
-    # The reason is for the log alone, because it can name hosts.
-    app.logger.error("MongoDB: %s", error)
-    return error_response(
-        503,
-        "database_unavailable",
-        "The database is unavailable. Try again soon.",
-        {"Retry-After": "2"},
-    )
+        # In place of the error, whose message can hold a username. The traceback stays.
+        raise RuntimeError(description).with_traceback(error.__traceback__) from None
+    app.logger.error("MongoDB: %s%s", description, request_id())
+    return error_response("database_unavailable", retry_after=2)
 
 
-# Tokens. Flask-JWT-Extended calls the functions with `@jwt` below; its word for them is loaders.
+# Tokens. Flask-JWT-Extended calls these functions: its callbacks.
 
 jwt = JWTManager(app)
 
 
 @app.before_request
-def accept_bearer_in_any_case():
-    """Let `bearer` mean `Bearer`: RFC 9110, 11.1. The library's comparison is case-sensitive."""
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        request.environ["HTTP_AUTHORIZATION"] = f"Bearer {token}"
+def read_authorization():
+    """Check the form of the header Authorization, before Flask-JWT-Extended reads it.
 
+    The library splits the header at commas, and some values crash it. It now finds exactly `Bearer`
+    and one token, or no header, and then calls `no_token`.
+    """
+    header = request.environ.pop("HTTP_AUTHORIZATION", "")
+    scheme, _, token = header.partition(" ")
+    # RFC 9110, 11.1: the scheme is compared without case. The library compares it with case.
+    if scheme.lower() == "bearer" and JWT.fullmatch(token):
+        request.environ["HTTP_AUTHORIZATION"] = f"Bearer {token}"
+    else:
+        g.authorization_error = authorization_error(scheme, token)
+
+
+# RFC 7515, 7.1: three parts, each encoded for URLs. The third can be empty.
+JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
+
+
+def authorization_error(scheme, token):
+    """Return the code and the message for an Authorization header that is not a bearer token."""
+    if scheme == "":
+        return "authorization_required", None
+    if scheme.lower() != "bearer":
+        return "authorization_required", "Write Bearer and a space before the token."
+    if token == "":
+        return "authorization_required", "The token is missing. Write it behind Bearer."
+    for pattern, message in TOKEN_MISTAKES.items():
+        if re.search(pattern, token, re.IGNORECASE):
+            return "invalid_token", message
+    return "invalid_token", "This is not a token. Send one that /login has returned."
+
+
+# What clients send in place of a token, each with what to do.
+TOKEN_MISTAKES = {
+    "^bearer": "Bearer is there twice. Write it once.",
+    "[\"'`\u2018-\u201f]": "Send the token without quotation marks.",
+    "[{}$]": "Your client has not replaced its variable by a token. Log in first, in this client.",
+    "[<>]": "Send the token itself, without < and >.",
+    "^(undefined|null|none|nil|nan|false|true|\\[object object])$": (
+        "Your client has no token in its variable. Log in first, in this client."
+    ),
+    r"\s|,": "Send one token, without spaces and commas, behind one space.",
+}
 
 # The claims of the tokens that this API issues, each with its type.
 CLAIMS = {
@@ -195,21 +251,15 @@ def check_claims(claims):
 
 
 @jwt.token_in_blocklist_loader
-def is_revoked(_header, claims):
-    """Return whether the token's session has ended."""
+def check_if_token_in_blacklist(_header, claims):
+    """Return whether the token is revoked, because its session has ended."""
     return claims in BLACKLIST
 
 
 @jwt.unauthorized_loader
 def no_token(_reason):
-    """Respond to a request without a token."""
-    return error_response(401, *ERRORS[401])
-
-
-@app.errorhandler(InvalidHeaderError)
-def no_bearer_token(_error):
-    """Respond to an Authorization header without a bearer token. The library has no loader here."""
-    return error_response(401, *ERRORS[401])
+    """Respond to a request without a bearer token where one is required."""
+    return error_response(*g.authorization_error)
 
 
 @jwt.invalid_token_loader
@@ -218,27 +268,25 @@ def invalid_token(_reason):
 
     The response does not say which of these it is.
     """
-    return error_response(401, "invalid_token", "This token is not valid here. Log in again.")
+    return error_response("invalid_token")
 
 
 @jwt.expired_token_loader
 def expired_token(_header, _claims):
     """Respond to a token that is past its `exp`."""
-    message = "This token has expired. Get a new one from /refresh or /login."
-    return error_response(401, "token_expired", message)
+    return error_response("token_expired")
 
 
 @jwt.revoked_token_loader
 def revoked_token(_header, _claims):
     """Respond to a token whose session has ended."""
-    return error_response(401, "token_revoked", "This session has ended. Log in again.")
+    return error_response("token_revoked")
 
 
 @jwt.needs_fresh_token_loader
 def stale_token(_header, _claims):
     """Respond to a token from /refresh where a fresh one is required."""
-    message = "This request requires a fresh token. Log in again."
-    return error_response(401, "fresh_token_required", message)
+    return error_response("fresh_token_required")
 
 
 # URLs.
@@ -252,7 +300,7 @@ class ResourceApi(Api):
         return original_handler(e)
 
 
-api = ResourceApi(app)
+api = ResourceApi(app, decorators=[within_deadline])
 api.add_resource(UserRegister, "/register")
 api.add_resource(User, "/user/<string:username>")
 api.add_resource(UserLogin, "/login")
@@ -264,12 +312,26 @@ api.add_resource(Todo, "/todos/<string:todo_id>")
 
 # The development server.
 
+
+class DevelopmentRequestHandler(WSGIRequestHandler):
+    """Werkzeug's request handler, with one `100 Continue` for a client that expects one."""
+
+    def handle_expect_100(self):
+        """Send nothing here: Python's library calls this, and Werkzeug sends one later as well."""
+        return True
+
+
 if __name__ == "__main__":
     # The secret and the URI go into the environment, because the server runs this file again when
     # you save a change. It then finds the same secret and MongoDB, and your tokens stay valid.
-    os.environ["JWT_SECRET_KEY"] = app.config["JWT_SECRET_KEY"]
-    if not os.environ.get("MONGODB_URI", "").strip():
+    os.environ["JWT_SECRET_KEY"] = settings.JWT_SECRET_KEY
+    if not settings.MONGODB_URI:
         local_mongodb.start_if_needed()
         os.environ["MONGODB_URI"] = local_mongodb.URI
     # Only this machine reaches 127.0.0.1. A client that reaches the debugger can run any code.
-    app.run(host="127.0.0.1", port=int(PORT), debug=True)
+    app.run(
+        host="127.0.0.1",
+        port=int(settings.PORT),
+        debug=True,
+        request_handler=DevelopmentRequestHandler,
+    )

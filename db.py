@@ -1,25 +1,30 @@
 """MongoDB: the client, the collections with their indexes, and what an outage is."""
 
-import functools
-import re
 import sys
-import time
 
 from bson.codec_options import CodecOptions
 from flask_pymongo import PyMongo
-from pymongo import ReadPreference
+from pymongo import IndexModel, ReadPreference
 from pymongo.errors import (
     BulkWriteError,
-    ConnectionFailure,
+    ConfigurationError,
+    DuplicateKeyError,
+    InvalidName,
+    InvalidOperation,
     OperationFailure,
     PyMongoError,
-    WriteConcernError,
 )
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
+from resources import settings
+
 # The database of a URI that names none. Atlas hands out such URIs.
 DATABASE = "todolistapp"
+
+# How many connections one process opens at most; a request that finds all in use waits for one.
+# Two dynos of two processes then stay below the 500 that a free Atlas cluster allows in all.
+MOST_CONNECTIONS = 100
 
 mongo = PyMongo()
 
@@ -31,17 +36,11 @@ def init_app(app, uri):
     the process (it forks), and two processes must not share a connection.
     """
     try:
-        mongo.init_app(
-            app,
-            uri,
-            # The most milliseconds that one operation may take. By default PyMongo waits 30 seconds
-            # for an unavailable MongoDB, and by then Heroku's router has given up.
-            timeoutMS=3000,
-        )
+        mongo.init_app(app, uri, maxPoolSize=MOST_CONNECTIONS)
         # The URI can hold options, and some of them change what PyMongo returns or acknowledges.
         # What this code relies on is set here, whatever the URI says.
-        mongo.db = mongo.cx.get_default_database(
-            DATABASE,
+        mongo.db = mongo.cx.get_database(
+            settings.DATABASE or DATABASE,
             codec_options=CodecOptions(),
             # A logout takes effect immediately, so no query goes to a member that lags behind.
             read_preference=ReadPreference.PRIMARY,
@@ -59,25 +58,19 @@ def init_app(app, uri):
             " mongodb+srv://USER:PASSWORD@HOST/todolistapp, with the characters : / ? # [ ] @ in"
             " the password written as %3A %2F and so on"
         )
-    # The database's name is between the hosts and the options. MongoDB allows more characters than
-    # this check. But a stray character is a mistake, and would silently choose another database.
-    name = uri.partition("://")[2].partition("/")[2].partition("?")[0]
-    if not re.fullmatch("[A-Za-z0-9_-]*", name):
-        sys.exit("MONGODB_URI must name a database of letters, digits, _ and -, or none at all")
 
 
-# The collections. Each is a function, because it can raise DatabaseUnavailable, or any error of
-# MongoDB while the indexes are created.
+# The collections.
 
 
 def users():
-    """Return the collection of users: `username`, `password` (its hash), `sessions` (their ids)."""
-    return _collection("users")
+    """Return the collection of users. resources/user.py describes a document."""
+    return mongo.db.users
 
 
 def todos():
     """Return the collection of all users' todos. `owner_id` is the `_id` of the user."""
-    return _collection("todos")
+    return mongo.db.todos
 
 
 def rate_limits():
@@ -86,88 +79,92 @@ def rate_limits():
     MongoDB acknowledges these writes before they are on the disk, which is faster. If MongoDB is
     killed and loses one, an attacker has one more attempt.
     """
-    return _collection("rate_limits").with_options(write_concern=WriteConcern(w=1))
+    return mongo.db.rate_limits.with_options(write_concern=WriteConcern(w=1))
 
 
-def _collection(name):
-    outage.check()
-    _create_indexes()
-    return mongo.db[name]
+def create_indexes():
+    """Create all indexes. Raises IndexesRefused if MongoDB cannot create one.
 
-
-@functools.cache
-def _create_indexes():
-    """Create all indexes before the first query of each process.
-
-    The app creates none while it is loaded, because MongoDB may be unavailable then. `cache`
-    remembers that the function has returned, so later calls do nothing; if it raises, the next call
-    runs it again.
-    MongoDB skips an index that exists. Before you add one to a collection of millions of documents,
-    create it in mongosh, because this takes longer than `timeoutMS`.
+    Every registration calls this before it inserts the user, even if the indexes exist: MongoDB
+    then skips them, in a fraction of the time of a password hash. So no database has users without
+    the index that keeps their names unique, whatever an operator has dropped or restored.
+    Before you add an index to a collection of millions of documents, create it in mongosh, because
+    this takes longer than a request may take.
     """
-    # This unique index decides who gets a username: MongoDB rejects a second user with the name.
-    mongo.db.users.create_index("username", unique=True)
-    # These hold each user's todos in the order of the list, so a page is one range of an index.
-    mongo.db.todos.create_index([("owner_id", 1), ("created_at", 1), ("_id", 1)])
-    mongo.db.todos.create_index([("owner_id", 1), ("done", 1), ("created_at", 1), ("_id", 1)])
-    # With this one MongoDB deletes a document within about a minute after its `expires_at`.
-    mongo.db.rate_limits.create_index("expires_at", expireAfterSeconds=0)
+    try:
+        # This one decides who gets a username: MongoDB rejects a second user with the name.
+        users().create_index("username", unique=True)
+        # These hold each user's todos in the order of the list, so a page is one range of an index.
+        todos().create_indexes(
+            [
+                IndexModel([("owner_id", 1), ("created_at", 1), ("_id", 1)]),
+                IndexModel([("owner_id", 1), ("done", 1), ("created_at", 1), ("_id", 1)]),
+            ]
+        )
+        # With this one MongoDB deletes a document within about a minute after its `expires_at`.
+        rate_limits().create_index("expires_at", expireAfterSeconds=0)
+    except OperationFailure as error:
+        raise IndexesRefused(error) from None
 
 
 # Outages.
 
+# The codes with which MongoDB says that a query is wrong in itself, which is a bug of this program:
+# BadValue, FailedToParse, TypeMismatch and so on. tests/README.md explains each. With any other
+# code MongoDB could execute the same query at another time, or with other settings.
+MISTAKES = {2, 9, 14, 15, 16, 22, 28, 40, 52, 53, 54, 56, 57, 66, 72, 168}
 
-class DatabaseUnavailable(PyMongoError):
-    """Raised in place of a query, because a connection failed less than a second ago."""
-
-
-class Outage:
-    """The second after a failed connection, in which this process sends no query.
-
-    Without it, requests that queue for a thread would wait 3 seconds each, one after another.
-    """
-
-    def __init__(self):
-        self.ends_at = 0.0
-
-    def begin(self, error):
-        """Let `check` raise during the next second, if `error` is a failed connection.
-
-        DatabaseUnavailable is not a failed connection: no query was sent, so the error says nothing
-        about MongoDB. If it counted, each rejected request would prolong the outage, and a busy
-        process would never find out that MongoDB is available again.
-        """
-        if isinstance(error, ConnectionFailure):
-            self.ends_at = time.monotonic() + 1
-
-    def check(self):
-        """Raise DatabaseUnavailable if the second is not over."""
-        if time.monotonic() < self.ends_at:
-            raise DatabaseUnavailable("no query sent: the connection failed a moment ago")
+# What an operator has to do, for codes that waiting does not cure.
+ADVICE = {
+    13: "the user in MONGODB_URI needs the role readWrite on this database",
+    18: "the username or the password in MONGODB_URI is wrong, or authSource=admin is missing",
+    59: "this is not MongoDB 4.4 or newer, or a product without one of its commands",
+    8000: "Atlas refuses: the free cluster may be full, or the user's rights may be missing",
+    13297: "a database exists whose name differs only in upper and lower case: change MONGODB_URI",
+    14031: "the disk is full",
+}
 
 
-outage = Outage()
+class IndexesRefused(PyMongoError):
+    """Raised by `create_indexes`: an operator has to find out what prevents an index."""
 
-# MongoDB's error codes for a refusal that only an operator can end, so they are an outage and not a
-# bug. 13: no permission. 18: wrong name or password. 8000: Atlas refuses, for example because the
-# free cluster is full. 14031: the disk is full.
-REFUSED = {13, 18, 8000, 14031}
+    def __init__(self, error):
+        """Describe the refusal without the server's message, which can hold a username."""
+        super().__init__(
+            f"MongoDB cannot create the indexes of db.py: {describe(error)}. If the code is 11000,"
+            " two users have the same username: delete one. If it is 67, 85 or 86, an index with"
+            " other options is there: drop it in mongosh"
+        )
 
 
 def is_outage(error):
-    """Return whether `error` means that MongoDB is unavailable. Any other error is a bug here."""
-    if isinstance(error, DatabaseUnavailable):
-        return True
-    # The connection failed, or no member of the database is the primary at present.
-    if isinstance(error, ConnectionFailure):
-        return True
-    # Too few members of the database have confirmed a write.
-    if isinstance(error, WriteConcernError):
-        return True
-    # The same in a bulk write, if none of the writes has failed.
+    """Return whether `error` means that MongoDB is unavailable. Any other error is a bug here.
+
+    Unavailable is whatever time or an operator can cure: a failed connection, an election, a full
+    pool of connections, a deadline that is over, missing rights, a full disk, another product.
+    """
     if isinstance(error, BulkWriteError):
-        return not error.details["writeErrors"]
-    # MongoDB is running and took longer than `timeoutMS`.
-    if error.timeout:
-        return True
-    return isinstance(error, OperationFailure) and error.code in REFUSED
+        return not any(write["code"] in MISTAKES for write in error.details["writeErrors"])
+    if isinstance(error, DuplicateKeyError):
+        # A username that is taken does not come here: resources/user.py expects it.
+        return False
+    if isinstance(error, OperationFailure):
+        return error.code not in MISTAKES
+    # These two say that this program has called PyMongo wrongly.
+    return not isinstance(error, (InvalidName, InvalidOperation))
+
+
+def describe(error):
+    """Return an error of PyMongo for the log, without what the server says about a document."""
+    name = type(error).__name__
+    if isinstance(error, IndexesRefused):
+        return str(error)
+    if isinstance(error, OperationFailure):
+        # The server's message can hold the query or the key of a document. Its name is safe.
+        code_name = (error.details or {}).get("codeName", "no name")
+        advice = ADVICE.get(error.code)
+        return f"{name}, code {error.code} ({code_name})" + (f": {advice}" if advice else "")
+    if isinstance(error, ConfigurationError):
+        return f"{name}: {error}. This API needs MongoDB 4.4 or newer"
+    # A failed connection: the message names hosts, and how they failed.
+    return f"{name}: {error}"

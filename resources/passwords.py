@@ -1,17 +1,21 @@
 """Passwords: which ones are accepted, their hashes, and how many requests may hash at a time.
 
 A hash takes memory and time on purpose: an attacker who steals the database needs both for every
-guess. Read requests must not wait for it. So one thread of each process computes all hashes, and at
-most half of the process's threads serve requests that need one.
+guess. Read requests must not wait for it. So each process computes one hash at a time, and the
+other requests that need one queue.
 """
 
 import contextlib
+import secrets
 import threading
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from flask import current_app
 from passlib.context import CryptContext
-from werkzeug.exceptions import ServiceUnavailable
+
+from resources.errors import fail
 
 # Argon2id with 19 MiB of memory, 2 passes, 1 lane: the OWASP Password Storage Cheat Sheet. You can
 # raise these parameters at any time: a login replaces an older hash of its user.
@@ -23,65 +27,98 @@ hashes = CryptContext(
     argon2__parallelism=1,
 )
 
+# The hash of a password that no client knows. It is verified where there is no other hash.
+NO_PASSWORD = hashes.hash(secrets.token_hex())
+
 # NIST 800-63B-4 requires that at least 64 characters are allowed.
 LONGEST = 256
+# Normalization makes one character of at most 4. A password with more characters than this is
+# therefore longer than LONGEST, however it is normalized.
+LONGEST_RAW = 4 * LONGEST
 
 # The first passwords that an attacker guesses (OWASP ASVS 5.0, 6.2.4). These are the ones with 8 or
-# more characters from two lists, in lower case: `common-passwords.txt.gz` of Django 5.2 (BSD
-# license) and the passwords of zxcvbn 4.5 (MIT license).
+# more characters from two lists, in lower case: `common-passwords.txt.gz` of Django 5.2 and the
+# passwords of zxcvbn 4.5. Their licenses are in common_passwords.LICENSES.txt.
 COMMON = frozenset(
     Path(__file__).with_name("common_passwords.txt").read_text(encoding="utf-8").splitlines()
 )
 
-try:
-    # uWSGI puts this module into the processes that it runs; pip cannot install it.
-    import uwsgi
 
-    THREADS = int(uwsgi.opt["threads"])
-except ImportError:
-    # `python app.py` starts a thread for each request. It gets the limit of production.
-    THREADS = 8
+class HashingQueue:
+    """The slots in which a process hashes, and the bounded number of requests that wait for one."""
 
-# Half of the threads. A process with a single thread gets one slot.
-hashing_slots = threading.BoundedSemaphore(max(1, THREADS // 2))
+    # In seconds. A client that waits is slowed down; one that is rejected sends the next request.
+    LONGEST_WAIT = 2
+    # A request behind so many others would not get a slot within that time.
+    MOST_WAITING = 100
+
+    def __init__(self, slots, executor):
+        """Create a queue for so many slots. `executor` computes the hashes, in threads."""
+        self.slots = threading.BoundedSemaphore(slots)
+        self.places = threading.BoundedSemaphore(slots + self.MOST_WAITING)
+        self.executor = executor
+
+    @contextlib.contextmanager
+    def slot(self):
+        """Wait for a slot, and hold it for a block. Aborts with 503 if too many requests wait.
+
+        Take it before the first query, so that a rejected request sends no query to MongoDB.
+        """
+        if not self.places.acquire(blocking=False):
+            fail("server_busy", retry_after=self.LONGEST_WAIT)
+        try:
+            if not self.slots.acquire(timeout=self.LONGEST_WAIT):
+                fail("server_busy", retry_after=self.LONGEST_WAIT)
+            try:
+                yield
+            finally:
+                self.slots.release()
+        finally:
+            self.places.release()
+
+    def compute(self, function, *arguments):
+        """Return the result of a function that hashes, computed by the executor."""
+        return self.executor.submit(function, *arguments).result()
 
 
-@contextlib.contextmanager
-def hashing_slot():
-    """Take one of the hashing slots for as long as a request lasts: `@hashing_slot()`.
+# resources/uwsgi_worker.py replaces it in production.
+queue = HashingQueue(1, ThreadPoolExecutor(max_workers=1))
 
-    Raises ServiceUnavailable immediately if all are taken. This decorator comes first, even before
-    the check of a token, so a rejected request sends no query to MongoDB.
+
+def normalize(password):
+    """Return the password in Unicode's form NFC (NIST 800-63B-4, 3.1.1.2).
+
+    A Mac and a phone spell é differently, as one character or as e with an accent. A password that
+    is too long is cut first, because normalizing it would take time. It is still too long.
     """
-    if not hashing_slots.acquire(blocking=False):
-        raise ServiceUnavailable(retry_after=1)
-    try:
-        yield
-    finally:
-        hashing_slots.release()
-
-
-# One thread, because each thread that has hashed keeps its 19 MiB of memory. It starts at the first
-# hash. Never hash while the app is being loaded: uWSGI then forks a process whose hashing thread
-# has started. A fork does not copy threads, so every worker would wait forever.
-hashing_thread = ThreadPoolExecutor(max_workers=1)
+    return unicodedata.normalize("NFC", password[: LONGEST_RAW + 1])
 
 
 def hash_password(password):
     """Return the hash of a password, for the database."""
-    return hashing_thread.submit(hashes.hash, password).result()
+    return queue.compute(hashes.hash, normalize(password))
 
 
 def verify_password(password, stored_hash):
     """Return whether the hash is of this password, and a new hash if its parameters are outdated.
 
-    `stored_hash` is None if there is no such user. Then passlib hashes something else, which takes
-    the same time, so the time does not reveal which usernames exist.
+    `stored_hash` is None if there is no such user. Then another hash is verified, which takes the
+    same time, so the time does not reveal which usernames exist. A stored value that is not a hash
+    of this API gets the same treatment, and a line in the log.
     """
     # passlib raises an error for more than 4,096 characters. A longer password is cut to
     # LONGEST + 1 of them. It is still longer than any registered one, and therefore still wrong.
-    password = password[: LONGEST + 1]
-    return hashing_thread.submit(hashes.verify_and_update, password, stored_hash).result()
+    password = normalize(password)[: LONGEST + 1]
+    if stored_hash is not None:
+        try:
+            return queue.compute(hashes.verify_and_update, password, stored_hash)
+        except (TypeError, ValueError, NotImplementedError):
+            current_app.logger.error(
+                "A user cannot log in, because the stored password is not a hash of this API."
+                " README.md says how to set a new one: see A forgotten password"
+            )
+    queue.compute(hashes.verify, password, NO_PASSWORD)
+    return False, None
 
 
 def is_common(password):

@@ -1,14 +1,14 @@
 """Rate limits: how many wrong passwords and registrations are accepted, and from where.
 
 The counters are in MongoDB, because all worker processes and all dynos must share them. Each
-username, each client address and each pair of the two has a document with the times of its latest
-attempts:
+username, each client address, each pair of the two and each session has a document with the times
+of its latest attempts:
 
     {"_id": "username alice", "attempts": [<time>, <time>], "admitted": true, "expires_at": <time>}
 
 An attempt is counted before the password is verified. If attempts were counted afterwards, a
-hundred concurrent attempts would all pass before the first one counts. If the password was right,
-the counters of the username are reset.
+hundred concurrent attempts would all pass before the first one counts. A login that has opened its
+session resets the counters of the username.
 
 The package `limits` has a moving window on MongoDB as well. In 50 of 300 bursts of 8 attempts on an
 unused key it rejected one attempt wrongly, because version 5.8.0 mistakes a duplicate key for a
@@ -16,19 +16,17 @@ reached limit. It also cannot undo a single attempt.
 """
 
 import math
-import re
 from datetime import datetime, timedelta, timezone
 from ipaddress import IPv6Network, ip_address
 from typing import NamedTuple
 
 from flask import current_app, request
 from pymongo import ReturnDocument, UpdateOne
-from werkzeug.exceptions import TooManyRequests
+from werkzeug.exceptions import HTTPException
 
 import db
+from resources.errors import fail
 
-# How long a login makes an address one of the user's own.
-OWN_ADDRESS = timedelta(days=30)
 # Removes the newest time of a document. It can be the time of a concurrent attempt; what matters is
 # that there is one less.
 ONE_ATTEMPT_LESS = {"$pop": {"attempts": 1}}
@@ -64,97 +62,84 @@ def client_address():
 
 
 def count_registration():
-    """Count a registration. Raises TooManyRequests if the client's address has too many."""
+    """Count a registration. Aborts with 429 if the client's address has too many."""
     count(RateLimit(f"registrations {client_address()}", 100, timedelta(hours=1)))
 
 
-class Attempt:
-    """One attempt at the password of a user."""
+def count_password_change(session_id):
+    """Count an attempt at the current password. Aborts with 429 if the session has too many.
 
-    def __init__(self, username, has_fresh_token=False):
-        """Prepare an attempt of the client that sends this request; `count` counts it."""
-        address = client_address()
-        self.has_fresh_token = has_fresh_token
+    By session and by nothing else: an attacker who has stolen a token has these attempts from all
+    addresses together, and no stranger can use up the attempts of the owner.
+    """
+    count(RateLimit(f"session {session_id}", 10, timedelta(minutes=15)))
+
+
+class LoginAttempt:
+    """One attempt to log in as a user."""
+
+    def __init__(self, username):
+        """Prepare an attempt of the client that sends this request."""
+        self.address = client_address()
         # Against password spraying: one password, many usernames.
-        self.by_address = RateLimit(f"address {address}", 100, timedelta(minutes=15))
+        self.by_address = RateLimit(f"address {self.address}", 100, timedelta(minutes=15))
         # Few, so that an attacker is stopped soon, and the owner at another address is not.
         self.by_username_and_address = RateLimit(
-            f"username {username} address {address}", 10, timedelta(minutes=15)
+            f"username {username} address {self.address}", 10, timedelta(minutes=15)
         )
         # Against an attacker with many addresses. NIST 800-63B-4, 3.2.2, allows 100 attempts.
         self.by_username = RateLimit(f"username {username}", 100, timedelta(hours=1))
         self.counted = []
 
-    def count(self):
-        """Count this attempt by every limit that applies to it.
+    def count_address(self):
+        """Count this attempt by the client's address, alone and with the username.
 
-        Raises TooManyRequests, and counts nothing, if one of them is reached.
+        Aborts with 429, and counts nothing, if one of the limits is reached.
         """
         # The address comes first: once it has reached its limit, it adds no more documents.
-        if not self.has_fresh_token:
-            self.count_by(self.by_address)
-        counter = self.count_by(self.by_username_and_address)
-        # With the limit of the username, an attacker could lock the owner out. So it does not apply
-        # to a client with a fresh token, nor at an address that the owner has logged in from.
-        if not self.has_fresh_token and not is_own_address(counter):
-            self.count_by(self.by_username)
+        self.count_by(self.by_address)
+        self.count_by(self.by_username_and_address)
+
+    def count_username(self):
+        """Count this attempt by the username. Aborts with 429, and counts nothing, if it is full.
+
+        With this limit, an attacker could lock the owner out. So it does not apply at an address
+        that the owner has logged in from: see resources/user.py.
+        """
+        self.count_by(self.by_username)
 
     def count_by(self, limit):
-        """Count this attempt by one limit, and return its document. Raises TooManyRequests."""
+        """Count this attempt by one limit. If the limit is reached, undo what has been counted."""
         try:
-            counter = count(limit)
-        except TooManyRequests:
-            self.undo()
+            count(limit)
+        except HTTPException:
+            for counted in self.counted:
+                db.rate_limits().update_one({"_id": counted.key}, ONE_ATTEMPT_LESS)
             raise
         self.counted.append(limit)
-        return counter
-
-    def undo(self):
-        """Remove this attempt from all counters, because no password is verified for it."""
-        for limit in self.counted:
-            db.rate_limits().update_one({"_id": limit.key}, ONE_ATTEMPT_LESS)
 
     def reset(self):
-        """Reset the counters of the username, because the password was right.
+        """Reset the counters of the username, because the attempt has opened a session.
 
         The counter of the address loses this attempt and keeps all others. Otherwise an attacker
         could reset it at any time, with a login to an account that the attacker owns.
         """
-        now = datetime.now(timezone.utc)
-        own = {"attempts": [], "last_login": now, "expires_at": now + OWN_ADDRESS}
+        no_attempts = {"$set": {"attempts": []}}
         # The list holds only updates, because PyMongo sends such a list to MongoDB as one command.
-        updates = [
-            UpdateOne({"_id": self.by_username_and_address.key}, {"$set": own}, upsert=True),
-            UpdateOne({"_id": self.by_username.key}, {"$set": {"attempts": []}}),
-        ]
-        if self.by_address in self.counted:
-            updates.append(UpdateOne({"_id": self.by_address.key}, ONE_ATTEMPT_LESS))
-        db.rate_limits().bulk_write(updates)
-
-
-def is_own_address(counter):
-    """Return whether the user has logged in from the counter's address within the last 30 days."""
-    last_login = counter.get("last_login")
-    if last_login is None:
-        return False
-    # PyMongo returns UTC in a datetime without a time zone.
-    age = datetime.now(timezone.utc) - last_login.replace(tzinfo=timezone.utc)
-    return age < OWN_ADDRESS
-
-
-def forget_own_addresses(username):
-    """Delete which addresses a user has logged in from, because the user is being deleted.
-
-    The next user with this name may be another person.
-    """
-    db.rate_limits().delete_many({"_id": {"$regex": f"^username {re.escape(username)} address "}})
+        db.rate_limits().bulk_write(
+            [
+                UpdateOne({"_id": self.by_username_and_address.key}, no_attempts),
+                UpdateOne({"_id": self.by_username.key}, no_attempts),
+                UpdateOne({"_id": self.by_address.key}, ONE_ATTEMPT_LESS),
+            ]
+        )
 
 
 def count(limit):
-    """Add an attempt to the document of `limit`, and return the document.
+    """Add an attempt to the document of `limit`. Aborts with 429, and adds nothing, if it is full.
 
-    Raises TooManyRequests, and adds nothing, if the limit is reached. This is one atomic operation:
-    MongoDB lets no other operation change the document between its steps.
+    This is one atomic operation: MongoDB lets no other operation change the document between its
+    steps.
     """
     now = datetime.now(timezone.utc)
     # Step 1: drop the times outside the window. (A new document has none.)
@@ -166,27 +151,25 @@ def count(limit):
     }
     # Step 2: is there room for one more?
     has_room = {"$lt": [{"$size": "$attempts"}, limit.most]}
-    # Step 3: if so, append it.
+    # Step 3: if so, append it, and keep the document for as long as its newest time counts.
     appended = {"$cond": ["$admitted", {"$concatArrays": ["$attempts", [now]]}, "$attempts"]}
-    # Keep the document for as long as its newest time or its `last_login` counts.
-    expires_at = {"$max": ["$expires_at", now + limit.window]}
     counter = db.rate_limits().find_one_and_update(
         {"_id": limit.key},
         [
             {"$set": {"attempts": recent}},
             {"$set": {"admitted": has_room}},
-            {"$set": {"attempts": appended, "expires_at": expires_at}},
+            {"$set": {"attempts": appended, "expires_at": now + limit.window}},
         ],
         upsert=True,
         return_document=ReturnDocument.AFTER,
     )
     if not counter["admitted"]:
-        reject(limit, oldest=counter["attempts"][0])
-    return counter
+        fail("too_many_attempts", retry_after=seconds_until_room(limit, counter["attempts"][0]))
 
 
-def reject(limit, oldest):
-    """Raise TooManyRequests. There is room again when the `oldest` attempt leaves the window."""
+def seconds_until_room(limit, oldest):
+    """Return after how many seconds the `oldest` attempt has left the window."""
+    # PyMongo returns UTC in a datetime without a time zone.
     ends_at = oldest.replace(tzinfo=timezone.utc) + limit.window
     seconds = (ends_at - datetime.now(timezone.utc)).total_seconds()
-    raise TooManyRequests(retry_after=max(1, math.ceil(seconds)))
+    return max(1, math.ceil(seconds))

@@ -8,12 +8,13 @@ from bson import ObjectId
 from flask import request
 from flask_jwt_extended import get_jwt, get_jwt_header, get_jwt_identity, jwt_required
 from flask_jwt_extended.exceptions import RevokedTokenError
-from flask_restful import Resource, abort
+from flask_restful import Resource
 from pymongo import ReturnDocument
 
 import db
 from blacklist import BLACKLIST
-from resources.fields import boolean, read_body, read_query, string
+from resources.errors import fail
+from resources.fields import boolean, read_body, read_query, set_by_server, string
 
 
 def name_field(value):
@@ -29,7 +30,14 @@ def description_field(value):
     return string(value, longest=10_000)
 
 
-FIELDS = {"name": name_field, "description": description_field, "done": boolean}
+# The last two are here because a client may send back the whole todo that it got.
+FIELDS = {
+    "name": name_field,
+    "description": description_field,
+    "done": boolean,
+    "id": set_by_server,
+    "created_at": set_by_server,
+}
 
 
 def represent(todo):
@@ -61,7 +69,7 @@ def owned(todo_id):
     and every user could read every todo.
     """
     if not ObjectId.is_valid(todo_id):
-        abort(404, message="Todo not found.")
+        fail("not_found", "Todo not found.")
     return {"_id": ObjectId(todo_id), "owner_id": owner_id()}
 
 
@@ -72,7 +80,7 @@ def or_404(todo):
     that it exists.
     """
     if todo is None:
-        abort(404, message="Todo not found.")
+        fail("not_found", "Todo not found.")
     return todo
 
 
@@ -93,7 +101,7 @@ class Todo(Resource):
         """
         changes = read_body(FIELDS)
         if not changes:
-            abort(400, message="Send at least one of name, description and done.")
+            fail("bad_request", "Send at least one of name, description and done.")
         # One atomic operation, so two concurrent changes of different fields both take effect.
         todo = db.todos().find_one_and_update(
             owned(todo_id), {"$set": changes}, return_document=ReturnDocument.AFTER
@@ -123,7 +131,8 @@ def after_field(value):
     """
     created_at, _, last_id = string(value).partition("_")
     try:
-        created_at = datetime.strptime(created_at, "%Y-%m-%dT%H:%M:%S.%fZ")
+        # Links of earlier versions have colons.
+        created_at = datetime.strptime(created_at.replace(":", ""), "%Y-%m-%dT%H%M%S.%fZ")
     except ValueError:
         raise ValueError("Must come from the next link of a page.") from None
     if not ObjectId.is_valid(last_id):
@@ -133,7 +142,9 @@ def after_field(value):
 
 def next_link(last):
     """Return the path and query of the page that comes after the todo `last`."""
-    place = f"{time_text(last['created_at'])}_{last['_id']}"
+    # Without colons, nothing in it needs encoding: some clients encode the link a second time.
+    time = time_text(last["created_at"]).replace(":", "")
+    place = f"{time}_{last['_id']}"
     return "/todos?" + urlencode({**request.args, "after": place})
 
 

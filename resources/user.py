@@ -1,17 +1,24 @@
 """Users and their sessions: register, log in, refresh, log out, new password, delete.
 
-A user's document holds the hash of the password and the ids of the open sessions:
+A user's document holds the hash of the password, the ids of the open sessions, and the addresses
+that the user has logged in from:
 
-    {"_id": <id>, "username": "alice", "password": <hash>, "sessions": [<id>, <id>]}
+    {"_id": <id>, "username": "alice", "password": <hash>, "sessions": [<id>, <id>],
+     "addresses": [{"address": "203.0.113.7", "last_login": <time>}]}
 
 A login starts a session: it adds an id to the list. Every token names its user (`sub`) and its
 session (`sid`), and is revoked when that id is no longer in the list (blacklist.py). A logout
 removes one id, a new password replaces all ids with one, and a deletion empties the list before it
 deletes the document. If a user has 100 sessions, a login removes the oldest id.
+
+A login also adds its address. From an address of the list, the owner can log in even if strangers
+have used up the attempts for the username. A new password leaves only the address that it came
+from: whoever knew the old one may have logged in from the others.
 """
 
 import re
 import uuid
+from datetime import datetime, timedelta, timezone
 
 from bson import ObjectId
 from flask_jwt_extended import (
@@ -21,21 +28,29 @@ from flask_jwt_extended import (
     get_jwt_identity,
     jwt_required,
 )
-from flask_restful import Resource, abort
+from flask_restful import Resource
 from pymongo.errors import DuplicateKeyError
 
 import db
 from blacklist import BLACKLIST
 from resources import passwords
-from resources.fields import read_body, string
-from resources.passwords import hashing_slot
-from resources.rate_limits import Attempt, count_registration, forget_own_addresses
+from resources.errors import fail
+from resources.fields import read_body, set_by_server, string
+from resources.rate_limits import (
+    LoginAttempt,
+    client_address,
+    count_password_change,
+    count_registration,
+)
 
 # A username is part of a URL, so it has only characters that need no escaping there.
 USERNAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 # A login beyond this limit ends the oldest session. Without it, each login makes the document grow.
 MOST_SESSIONS = 100
+# The same for the addresses, which are the owner's for 30 days after the last login from there.
+MOST_ADDRESSES = 20
+OWN_ADDRESS = timedelta(days=30)
 
 
 def username_field(value):
@@ -53,22 +68,22 @@ def password_field(value):
     NIST 800-63B-4 requires 8 where there is a second factor, and 15 where there is none. 15 is a
     lot for a to-do list, so this API accepts 8.
     """
-    string(value, shortest=8, longest=passwords.LONGEST)
-    if passwords.is_common(value):
+    password = passwords.normalize(string(value))
+    string(password, shortest=8, longest=passwords.LONGEST)
+    if passwords.is_common(password):
         raise ValueError("Must not be a common password, because attackers try those first.")
-    return value
+    return password
 
 
 def reject_username_as_password(username, password):
     """Abort with 400 if the password is the username."""
     if password.lower() == username.lower():
-        abort(400, message={"password": "Must not be the username."})
+        fail("bad_request", {"password": "Must not be the username."})
 
 
 class UserRegister(Resource):
     """/register: create a user."""
 
-    @hashing_slot()
     def post(self):
         """Create a user from `username` and `password`, and respond with 201.
 
@@ -79,18 +94,20 @@ class UserRegister(Resource):
             required=["username", "password"],
         )
         reject_username_as_password(new["username"], new["password"])
-        count_registration()
-        user = {
-            "username": new["username"],
-            "password": passwords.hash_password(new["password"]),
-            "sessions": [],
-        }
-        try:
-            db.users().insert_one(user)
-        except DuplicateKeyError:
-            # The unique index has rejected it. A query before the insert would not do: another
-            # request could insert the same username between the two.
-            abort(409)
+        with passwords.queue.slot():
+            count_registration()
+            db.create_indexes()
+            user = {
+                "username": new["username"],
+                "password": passwords.hash_password(new["password"]),
+                "sessions": [],
+            }
+            try:
+                db.users().insert_one(user)
+            except DuplicateKeyError:
+                # The unique index has rejected it. A query before the insert would not do: another
+                # request could insert the same username between the two.
+                fail("username_taken")
         headers = {"Location": f"/user/{user['username']}"}
         return {"message": "User created successfully."}, 201, headers
 
@@ -98,7 +115,6 @@ class UserRegister(Resource):
 class UserLogin(Resource):
     """/login: start a session."""
 
-    @hashing_slot()
     def post(self):
         """Start a session of the user with this `username` and `password`; respond with its tokens.
 
@@ -109,50 +125,84 @@ class UserLogin(Resource):
         )
         if not USERNAME.fullmatch(login["username"]):
             # No user can have this name, so there is no password to guess and nothing to count.
-            reject_credentials()
-        attempt = Attempt(login["username"])
-        user, new_hash = authenticate(login["username"], login["password"], attempt)
-        session_id = str(uuid.uuid4())
-        # Append the session's id, and keep the last 100 of the list.
-        update = {"$push": {"sessions": {"$each": [session_id], "$slice": -MOST_SESSIONS}}}
-        if new_hash is not None:
-            update["$set"] = {"password": new_hash}
-        update_if_unchanged(user, update)
+            fail("invalid_credentials")
+        with passwords.queue.slot():
+            attempt = LoginAttempt(login["username"])
+            attempt.count_address()
+            user = db.users().find_one({"username": login["username"]})
+            if user is None or not is_own_address(user, attempt.address):
+                attempt.count_username()
+            new_hash = verify_password(user, login["password"])
+            session_id = start_session(user, attempt.address, new_hash)
+            attempt.reset()
         return tokens(user, session_id)
 
 
-def authenticate(username, password, attempt):
-    """Return the user with this username and password, and a new hash if the old one is outdated.
+def is_own_address(user, address):
+    """Return whether the user has logged in from this address within the last 30 days."""
+    # PyMongo returns UTC in a datetime without a time zone.
+    earliest = datetime.now(timezone.utc).replace(tzinfo=None) - OWN_ADDRESS
+    return any(
+        own["address"] == address and own["last_login"] > earliest
+        for own in user.get("addresses", [])
+    )
 
-    Aborts with 401 if there is no such user, and with 429 if a rate limit is reached. It does the
-    same work whether or not the username exists, so neither the error nor the response time reveals
-    which usernames exist.
+
+def verify_password(user, password):
+    """Return a new hash if the user's is outdated, else None. Aborts with 401 if it does not match.
+
+    `user` is None if there is no such user. The work and the error are then the same, so neither
+    the error nor the response time reveals which usernames exist.
     """
-    attempt.count()
-    user = db.users().find_one({"username": username})
-    stored_hash = user["password"] if user is not None else None
+    # "" is not a hash, so it matches no password.
+    stored_hash = (user.get("password") or "") if user is not None else None
     matches, new_hash = passwords.verify_password(password, stored_hash)
     if not matches:
-        reject_credentials()
-    attempt.reset()
-    return user, new_hash
+        fail("invalid_credentials")
+    return new_hash
 
 
-def reject_credentials():
-    """Abort with the same 401 for a wrong username and for a wrong password."""
-    abort(401, message="Wrong username or password.", error="invalid_credentials")
+def start_session(user, address, new_hash):
+    """Add a session and the address to the user, and return the session's id. Aborts with 401."""
+    session_id = str(uuid.uuid4())
+    now = datetime.now(timezone.utc)
+    sessions = {"$concatArrays": [{"$ifNull": ["$sessions", []]}, [session_id]]}
+    # The other addresses that still count.
+    others = {
+        "$filter": {
+            "input": {"$ifNull": ["$addresses", []]},
+            "cond": {
+                "$and": [
+                    {"$ne": ["$$this.address", address]},
+                    {"$gt": ["$$this.last_login", now - OWN_ADDRESS]},
+                ]
+            },
+        }
+    }
+    addresses = {"$concatArrays": [others, [{"address": address, "last_login": now}]]}
+    fields = {
+        # A negative number keeps so many from the end of the list, which are the latest.
+        "sessions": {"$slice": [sessions, -MOST_SESSIONS]},
+        "addresses": {"$slice": [addresses, -MOST_ADDRESSES]},
+    }
+    if new_hash is not None:
+        # In this kind of update, text that begins with $ names a field, unless it is a literal.
+        fields["password"] = {"$literal": new_hash}
+    # In a list, because only this kind of update can compute values from the document's.
+    update_if_unchanged(user, [{"$set": fields}])
+    return session_id
 
 
 def update_if_unchanged(user, update):
     """Update the user if the hash is still the one that was verified. Aborts with 401 if not.
 
-    Another request may have replaced it since then: a new password, or a login that renews it. The
-    filter and the update are one atomic operation, so a login with the old password opens no
-    session after the change.
+    Another request may have deleted the user since then, or replaced the hash: a new password, or a
+    login that renews it. The filter and the update are one atomic operation. So a login with the
+    old password, in progress at that time, opens no session and adds no address.
     """
     result = db.users().update_one({"_id": user["_id"], "password": user["password"]}, update)
     if result.matched_count == 0:
-        reject_credentials()
+        fail("invalid_credentials")
 
 
 def tokens(user, session_id):
@@ -196,7 +246,6 @@ class User(Resource):
 
     # Fresh, because an attacker who has only a refresh token, or an access token from it, must not
     # be able to lock the owner out or to delete the account.
-    @hashing_slot()
     @jwt_required(fresh=True)
     def put(self, username):
         """Replace `current_password` with `password`; respond with the tokens of a new session.
@@ -205,17 +254,20 @@ class User(Resource):
         Requires a fresh access token. Aborts with 400, 401, 404, 429 or 503.
         """
         change = read_body(
-            {"current_password": string, "password": password_field},
+            {
+                "current_password": string,
+                "password": password_field,
+                "id": set_by_server,
+                "username": set_by_server,
+            },
             required=["current_password", "password"],
         )
-        own_account(username)
-        reject_username_as_password(username, change["password"])
-        attempt = Attempt(username, has_fresh_token=True)
-        user, _ = authenticate(username, change["current_password"], attempt)
-        new_hash = passwords.hash_password(change["password"])
-        session_id = str(uuid.uuid4())
-        # One atomic operation stores the new password and ends all sessions of the old one.
-        update_if_unchanged(user, {"$set": {"password": new_hash, "sessions": [session_id]}})
+        with passwords.queue.slot():
+            user = own_account(username)
+            reject_username_as_password(username, change["password"])
+            count_password_change(get_jwt()["sid"])
+            verify_password(user, change["current_password"])
+            session_id = replace_password(user, change["password"])
         return tokens(user, session_id)
 
     @jwt_required(fresh=True)
@@ -229,7 +281,6 @@ class User(Resource):
         # comes last: if MongoDB fails before that, the owner can log in and delete again.
         while db.users().update_one({"_id": user_id}, {"$set": {"sessions": []}}).matched_count:
             db.todos().delete_many({"owner_id": user_id})
-            forget_own_addresses(username)
             # If a login since the first step has opened a session, perhaps with new todos, this
             # deletes nothing, and all the steps run again.
             db.users().delete_one({"_id": user_id, "sessions": []})
@@ -239,9 +290,23 @@ class User(Resource):
         return {"message": "User deleted."}
 
 
+def replace_password(user, password):
+    """Store a new password, and return the id of the only session that is left. Aborts with 401."""
+    session_id = str(uuid.uuid4())
+    own = {"address": client_address(), "last_login": datetime.now(timezone.utc)}
+    fields = {
+        "password": passwords.hash_password(password),
+        "sessions": [session_id],
+        "addresses": [own],
+    }
+    # One atomic operation stores the password, and ends what the old one has opened.
+    update_if_unchanged(user, {"$set": fields})
+    return session_id
+
+
 def own_account(username):
     """Return the caller's user document. Aborts with 404 if `username` is not the caller's."""
     user = db.users().find_one({"_id": ObjectId(get_jwt_identity()), "username": username})
     if user is None:
-        abort(404, message="User not found.")
+        fail("not_found", "User not found.")
     return user

@@ -1,0 +1,179 @@
+"""What only uWSGI and gevent know: how a worker starts and ends, and how a request arrives in it.
+
+Only run.py imports this file. Above it the app sees a plain WSGI request, as under `python app.py`.
+"""
+
+import contextlib
+import io
+import os
+import re
+import signal
+import socket
+from urllib.parse import unquote_to_bytes, urlsplit
+
+import gevent
+import gevent.socket
+import gevent.threadpool
+
+# uWSGI puts this module into the processes that it runs; pip cannot install it.
+import uwsgi
+from werkzeug.exceptions import HTTPException
+
+from resources import passwords
+from resources.errors import fail
+
+# How many requests of a worker may hash at the same time. tests/README.md has the measurements.
+HASHING_SLOTS = 1
+
+# In seconds, for a whole body. A client that sends a byte now and then has no longer.
+BODY_SECONDS = 10
+# In seconds, for what a client still sends after it got an error.
+LINGER_SECONDS = 2
+
+# RFC 9110, 5.6.2.
+METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# RFC 9112, 3.2.1 and 3.2.2: a path, or a whole URL. No target holds white space or a fragment.
+ORIGIN_FORM = re.compile(r"/[^\0- \x7f#]*")
+ABSOLUTE_FORM = re.compile(r"https?://[^\0- \x7f#/?]+([/?][^\0- \x7f#]*)?", re.IGNORECASE)
+
+
+# A worker.
+
+
+def prepare_worker():
+    """Prepare a worker. uWSGI calls this in each one, after it has forked it from the master."""
+    # A hash in a greenlet would stop all other requests of the worker. So a thread computes it.
+    threads = gevent.threadpool.ThreadPoolExecutor(HASHING_SLOTS)
+    passwords.queue = passwords.HashingQueue(HASHING_SLOTS, threads)
+    # `spawn` calls this in a greenlet, when uWSGI has installed its own handler, which ends the
+    # worker immediately.
+    gevent.spawn(signal.signal, signal.SIGTERM, end_gracefully)
+
+
+def end_gracefully(_number, _frame):
+    """End this worker after its requests in flight. On SIGHUP uWSGI does that with gevent."""
+    os.kill(os.getpid(), signal.SIGHUP)
+
+
+uwsgi.post_fork_hook = prepare_worker
+
+
+# A request.
+
+
+class PlainRequests:
+    """A WSGI function around the app. It rejects what is not HTTP, and receives the whole body."""
+
+    def __init__(self, app, most):
+        """Wrap the WSGI function `app`, whose requests have bodies of at most `most` bytes."""
+        self.app = app
+        self.most = most
+
+    def __call__(self, environ, start_response):
+        """Respond to one request, as PEP 3333 describes a WSGI function."""
+        try:
+            check_request_line(environ)
+            check_framing(environ, self.most)
+            receive_body(environ, self.most)
+        except HTTPException as error:
+            send_and_linger(error.get_response())
+            return []
+        return self.app(environ, start_response)
+
+
+def check_request_line(environ):
+    """Abort with 400 if this is not the first line of an HTTP request."""
+    # uWSGI leaves out what it does not find, and what does not fit its buffer: a long query.
+    required = {"REQUEST_METHOD", "REQUEST_URI", "PATH_INFO", "QUERY_STRING", "REMOTE_ADDR"}
+    if not required <= environ.keys() or not METHOD.fullmatch(environ["REQUEST_METHOD"]):
+        fail("bad_request", "The request line is malformed, or too long.")
+    if environ.get("SERVER_PROTOCOL") not in ("HTTP/1.0", "HTTP/1.1"):
+        fail("bad_request", "The request line must end with HTTP/1.1 or HTTP/1.0.")
+    target = environ["REQUEST_URI"]
+    if ORIGIN_FORM.fullmatch(target):
+        return
+    if not ABSOLUTE_FORM.fullmatch(target):
+        fail("bad_request", "The request line must hold a path, such as /todos, or a whole URL.")
+    url = urlsplit(target)
+    environ["HTTP_HOST"] = url.netloc
+    # PEP 3333: the bytes of the path, each as one character.
+    environ["PATH_INFO"] = unquote_to_bytes(url.path or "/").decode("latin-1")
+
+
+def check_framing(environ, most):
+    """Abort with 400 if the headers do not say clearly where the body ends, 413 if it is too large.
+
+    Two programs that understand such headers differently see different requests (RFC 9112, 11.2).
+    """
+    coding = environ.get("HTTP_TRANSFER_ENCODING")
+    # If a header is repeated, uWSGI joins the values with commas.
+    length = environ.get("CONTENT_LENGTH", "0").strip()
+    if coding is not None and "CONTENT_LENGTH" in environ:
+        fail("bad_request", "Send either Content-Length or Transfer-Encoding, not both.")
+    if coding is not None and coding.strip().lower() != "chunked":
+        fail("bad_request", "The header Transfer-Encoding must be chunked, or be left out.")
+    if not re.fullmatch("[0-9]+", length):
+        fail("bad_request", "The header Content-Length must be one number, in digits.")
+    # Python converts no number of thousands of digits.
+    if len(length) > 18 or int(length) > most:
+        fail("request_too_large")
+
+
+def receive_body(environ, most):
+    """Replace the connection by the body that has arrived from it. Aborts with 400 or 413."""
+    chunked = "HTTP_TRANSFER_ENCODING" in environ
+    if not chunked and environ.get("CONTENT_LENGTH", "0").strip().strip("0") == "":
+        return
+    if environ.get("HTTP_EXPECT", "").lower() == "100-continue":
+        # RFC 9110, 10.1.1: the client waits for this before it sends the body.
+        os.write(uwsgi.connection_fd(), b"HTTP/1.1 100 Continue\r\n\r\n")
+    body = None
+    # uWSGI raises OSError if the connection ends, a chunk is malformed or the time is over.
+    with gevent.Timeout(BODY_SECONDS, False), contextlib.suppress(OSError):
+        body = join_chunks(most) if chunked else environ["wsgi.input"].read()
+    if body is None and chunked:
+        fail(
+            "bad_request",
+            "The body has not arrived completely, or one of its chunks is malformed, larger than 64"
+            " KiB or has an extension.",
+        )
+    if body is None:
+        fail("bad_request", "The body has not arrived completely. Send it again.")
+    # From here the body has a length, as if the client had sent it so.
+    environ.pop("HTTP_TRANSFER_ENCODING", None)
+    environ["CONTENT_LENGTH"] = str(len(body))
+    environ["wsgi.input"] = io.BytesIO(body)
+
+
+def join_chunks(most):
+    """Return a body that arrives in chunks, each behind its length. Aborts with 413.
+
+    uWSGI mistakes a length that is not a number for 0, which is the end. The rest is then lost, and
+    this function cannot tell.
+    """
+    body = bytearray()
+    while chunk := uwsgi.chunked_read():
+        body += chunk
+        if len(body) > most:
+            fail("request_too_large")
+    return bytes(body)
+
+
+def send_and_linger(response):
+    """Send a response to a client that may still be sending, and drop what it sends.
+
+    Not through uWSGI, for two reasons. It would begin the response with whatever the request line
+    has in place of HTTP/1.1. And it would close the connection with unread bytes in it: the client
+    then finds a reset connection and no response. nginx calls this a lingering close.
+    """
+    head = [
+        f"HTTP/1.1 {response.status}",
+        *[f"{name}: {value}" for name, value in response.headers],
+    ]
+    head += ["Connection: close", "", ""]
+    connection = gevent.socket.socket(fileno=os.dup(uwsgi.connection_fd()))
+    with connection, gevent.Timeout(LINGER_SECONDS, False), contextlib.suppress(OSError):
+        connection.sendall("\r\n".join(head).encode() + response.get_data())
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(64 * 1024):
+            pass

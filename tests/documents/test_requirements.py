@@ -1,18 +1,19 @@
-"""The packages that are installed are those that the two requirements files pin."""
+"""The requirements files pin what is installed, what the code imports, and what that needs."""
 
 import ast
 import re
 import sys
-from importlib.metadata import distributions, packages_distributions
+from importlib.metadata import distributions, packages_distributions, requires
 
 import pytest
 from support.processes import ROOT
 
 FILES = ["requirements.txt", "tests/requirements.txt"]
+PEER = "tests/peer/requirements.txt"
 # A name, perhaps an extra, the version, and perhaps the systems on which the pin applies, such as
 # `; sys_platform == "win32"`. A line that a tool has written ends with a comment, `# via ...`.
 PIN = re.compile(
-    r"(?P<name>[\w.-]+)(\[\w+\])?==(?P<version>[\w.]+)(?P<marker> ; [^#]+?)?(?P<via> +# via .+)?"
+    r"(?P<name>[\w.-]+)(\[\w+\])?==(?P<version>[\w.]+)( ; [^#]+?)?( +# via (?P<via>.+))?"
 )
 # The packages of a virtual environment itself, and the one that writes the pins.
 TOOLS = {"pip", "setuptools", "wheel", "uv"}
@@ -55,11 +56,20 @@ def imported(paths):
                 modules.add(node.module.split(".")[0])
     packages = packages_distributions()
     foreign = modules - own - sys.stdlib_module_names
-    # uWSGI puts the module `uwsgi` into its own processes.
-    return {normalised(name) for module in foreign - {"uwsgi"} for name in packages[module]}
+    # uWSGI puts the module `uwsgi` into its own processes. gevent is not installed on Windows.
+    return {
+        normalised(name)
+        for module in foreign - {"uwsgi"}
+        for name in packages.get(module, [module])
+    }
 
 
-@pytest.mark.parametrize("path", FILES)
+def required_by(name):
+    """Return the packages that an installed package requires, on any system."""
+    return {normalised(re.match(r"[\w.-]+", line)[0]) for line in requires(name) or []}
+
+
+@pytest.mark.parametrize("path", [*FILES, PEER])
 def test_every_line_pins_one_version_of_one_package(path):
     for line in requirement_lines(path):
         assert PIN.fullmatch(line) or line == "-r ../requirements.txt", line
@@ -80,12 +90,23 @@ def test_every_installed_package_is_pinned_to_its_version():
     )
 
 
-def test_every_package_that_is_pinned_for_all_systems_is_installed():
-    everywhere = {name for name, pin in pins(*FILES).items() if not pin["marker"]}
-    assert everywhere - installed().keys() == set(), (
-        "Run: pip install -r tests/requirements.txt. If no package needs these any longer, write"
-        " the lower part of the file again, as the comment there says"
-    )
+def test_every_package_of_a_lower_part_is_required_by_those_that_it_names():
+    here = installed()
+    stale = {
+        name: f"via {other}"
+        for name, pin in pins(*FILES).items()
+        for other in (pin["via"] or "").split(", ")
+        if other in here and name not in required_by(other)
+    }
+    assert stale == {}, "Write the lower part of the file again, as the comment there says"
+
+
+def test_comparison_with_fastapi_uses_the_same_versions():
+    ours, theirs = pins(*FILES), pins(PEER)
+    common = ours.keys() & theirs.keys()
+    assert "pymongo" in common
+    different = [name for name in common if ours[name]["version"] != theirs[name]["version"]]
+    assert different == [], f"Change these versions in {PEER} as well"
 
 
 @pytest.mark.parametrize("folder", ["app", "tests"])

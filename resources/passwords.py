@@ -2,7 +2,7 @@
 
 A hash takes memory and time on purpose: an attacker who steals the database needs both for every
 guess. Read requests must not wait for it. So each process computes one hash at a time, and the
-other requests that need one queue.
+requests that need one queue.
 """
 
 import contextlib
@@ -49,8 +49,10 @@ class HashingQueue:
 
     # In seconds. A client that waits is slowed down; one that is rejected sends the next request.
     LONGEST_WAIT = 2
-    # A request behind so many others would not get a slot within that time.
-    MOST_WAITING = 100
+    # Half of the requests that a worker can serve (`gevent` in uwsgi.ini), so that a flood of logins
+    # leaves the other half to the rest. A smaller number would not protect more: a client that is
+    # rejected immediately takes more processor time than one that waits.
+    MOST_WAITING = 400
 
     def __init__(self, slots, executor):
         """Create a queue for so many slots. `executor` computes the hashes, in threads."""
@@ -81,8 +83,8 @@ class HashingQueue:
         return self.executor.submit(function, *arguments).result()
 
 
-# resources/uwsgi_worker.py replaces it in production.
-queue = HashingQueue(1, ThreadPoolExecutor(max_workers=1))
+# In production, resources/uwsgi_worker.py replaces it.
+queue = HashingQueue(2, ThreadPoolExecutor(max_workers=1))
 
 
 def normalize(password):

@@ -13,25 +13,16 @@ from support.processes import ROOT, SECRET, Mongod, Server, procfile_command  # 
 
 
 def pytest_addoption(parser):
-    parser.addoption("--all", action="store_true", help="run the tests that take minutes as well")
+    parser.addoption(
+        "--uwsgi",
+        action="store_true",
+        help="run tests/api through uWSGI, and not in the process of the tests",
+    )
     parser.addoption(
         "--update",
         action="store_true",
         help="write the responses of the API into the READMEs and the Postman collection",
     )
-
-
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: takes many seconds; runs only with --all")
-    config.addinivalue_line("markers", "smoke: the few tests to run after each change: -m smoke")
-
-
-def pytest_collection_modifyitems(config, items):
-    if config.getoption("--all"):
-        return
-    for item in items:
-        if item.get_closest_marker("slow"):
-            item.add_marker(pytest.mark.skip(reason="takes many seconds; run with --all"))
 
 
 @pytest.hookimpl(wrapper=True)

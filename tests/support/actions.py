@@ -1,9 +1,7 @@
 """What the clients of the production tests do, each from an address that the test can choose."""
 
-from support.clients import PASSWORD, new_address
+from support.clients import NEW_PASSWORD, PASSWORD, ROUTES, new_address
 from support.processes import wait_for
-
-NEW_PASSWORD = "another battery staple"
 
 
 def register(server, username, address=None):
@@ -65,27 +63,14 @@ def is_valid(server, access, refresh):
 
 
 def every_request(server, user):
-    """Return a function for each endpoint that sends a well-formed request of this user."""
-    todo = f"/todos/{'0' * 24}"
-    account = f"/user/{user.name}"
-    credentials = {"username": user.name, "password": PASSWORD}
-    change = {"current_password": PASSWORD, "password": NEW_PASSWORD}
-    parameters = [
-        ("POST", "/register", None, {"username": "carol", "password": PASSWORD}),
-        ("POST", "/login", None, credentials),
-        ("POST", "/refresh", user.refresh, None),
-        ("POST", "/logout", user.access, None),
-        ("GET", account, user.access, None),
-        ("PUT", account, user.access, change),
-        ("DELETE", account, user.access, None),
-        ("GET", "/todos", user.access, None),
-        ("POST", "/todos", user.access, {"name": "x"}),
-        ("GET", todo, user.access, None),
-        ("PUT", todo, user.access, {"name": "x"}),
-        ("DELETE", todo, user.access, None),
-    ]
+    """Return a function for each route that sends a well-formed request of this user."""
 
-    def sender(method, path, token, body):
-        return lambda: server.request(method, path, token, json=body)
+    def sender(route):
+        path = route.path.replace("alice", user.name)
+        body = route.body and {
+            name: user.name if value == "alice" else value for name, value in route.body.items()
+        }
+        token = {None: None, "refresh": user.refresh}.get(route.token, user.access)
+        return lambda: server.request(route.method, path, token, json=body)
 
-    return [sender(*request) for request in parameters]
+    return [sender(route) for route in ROUTES]

@@ -1,40 +1,31 @@
 """The clients of the API: users, concurrent clients, and the form of every error response."""
 
 import functools
+import io
 import itertools
 import os
 import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
 
 import jwt
 import requests
-from support.processes import SECRET, wait_for
+from requests.adapters import BaseAdapter
+from requests.structures import CaseInsensitiveDict
+from requests.utils import get_encoding_from_headers
+from support.processes import SECRET, Client, wait_for
 
+from resources.errors import ERRORS
 from resources.passwords import hash_password
 
 PASSWORD = "correct horse battery staple"
+NEW_PASSWORD = "another battery staple"
 
-# The error codes of the contract, each with its status.
-ERROR_CODES = {
-    "bad_request": 400,
-    "authorization_required": 401,
-    "invalid_token": 401,
-    "token_expired": 401,
-    "token_revoked": 401,
-    "fresh_token_required": 401,
-    "invalid_credentials": 401,
-    "not_found": 404,
-    "method_not_allowed": 405,
-    "username_taken": 409,
-    "request_too_large": 413,
-    "unsupported_media_type": 415,
-    "too_many_attempts": 429,
-    "internal_error": 500,
-    "database_unavailable": 503,
-    "server_busy": 503,
-}
+# The error codes, each with its status. A test compares them with the table in README.md.
+ERROR_CODES = {code: status for code, (status, _) in ERRORS.items()}
 
 # The headers that every response has.
 HEADERS = {
@@ -44,21 +35,91 @@ HEADERS = {
     "Strict-Transport-Security": "max-age=31536000",
 }
 
-# Every method of every URL.
+# An id that no todo has.
+MISSING = "0123456789abcdef01234567"
+
+
+class Route(NamedTuple):
+    """A method of a URL, as the user alice calls it."""
+
+    method: str
+    path: str
+    # "access", "fresh" (an access token from /login), "refresh", "any", or None.
+    token: str | None
+    # The fields of a well-formed body. None: there is no body.
+    body: dict | None
+
+
+# All that the API has.
 ROUTES = [
-    ("POST", "/register"),
-    ("GET", "/user/alice"),
-    ("PUT", "/user/alice"),
-    ("DELETE", "/user/alice"),
-    ("POST", "/login"),
-    ("POST", "/logout"),
-    ("POST", "/refresh"),
-    ("GET", "/todos"),
-    ("POST", "/todos"),
-    ("GET", "/todos/0123456789abcdef01234567"),
-    ("PUT", "/todos/0123456789abcdef01234567"),
-    ("DELETE", "/todos/0123456789abcdef01234567"),
+    Route("POST", "/register", None, {"username": "carol", "password": PASSWORD}),
+    Route("POST", "/login", None, {"username": "alice", "password": PASSWORD}),
+    Route("POST", "/refresh", "refresh", None),
+    Route("POST", "/logout", "any", None),
+    Route("GET", "/user/alice", "access", None),
+    Route("PUT", "/user/alice", "fresh", {"current_password": PASSWORD, "password": NEW_PASSWORD}),
+    Route("DELETE", "/user/alice", "fresh", None),
+    Route("GET", "/todos", "access", None),
+    Route("POST", "/todos", "access", {"name": "milk"}),
+    Route("GET", f"/todos/{MISSING}", "access", None),
+    Route("PUT", f"/todos/{MISSING}", "access", {"name": "milk"}),
+    Route("DELETE", f"/todos/{MISSING}", "access", None),
 ]
+
+
+# The app in the process of the tests.
+
+
+class InProcess(Client):
+    """A client of the app in this process, where a debugger and coverage reach the code.
+
+    To the tests it looks like a Server. Only the network is left out: the package requests prepares
+    each request and reads each response, as it does for a Server.
+    """
+
+    url = "http://localhost"
+
+    def __init__(self, app, log):
+        self.session, self.log = requests.Session(), log
+        self.session.trust_env = False
+        self.session.mount(self.url, WSGIAdapter(app))
+
+
+class WSGIAdapter(BaseAdapter):
+    """What a session of requests sends its requests with: Flask's test client, not a connection."""
+
+    def __init__(self, app):
+        self.app = app
+
+    def send(self, request, **_options):
+        """Send a prepared request, and return its response."""
+        path, _, query = request.path_url.partition("?")
+        received = self.app.test_client(use_cookies=False).open(
+            method=request.method,
+            headers=[(name, text(value)) for name, value in request.headers.items()],
+            data=request.body,
+            buffered=True,
+            # As a server passes them on: the bytes of the path, and the query unchanged.
+            environ_overrides={
+                "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
+                "QUERY_STRING": query,
+            },
+        )
+        response = requests.Response()
+        response.request, response.url = request, request.url
+        response.status_code = received.status_code
+        response.headers = CaseInsensitiveDict(received.headers)
+        response.encoding = get_encoding_from_headers(response.headers)
+        response.raw = io.BytesIO(received.data)
+        return response
+
+    def close(self):
+        """Do nothing: there is no connection."""
+
+
+def text(value):
+    """Return the value of a header as text, in the encoding of headers."""
+    return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
 # Users.

@@ -87,7 +87,31 @@ class Mongod:
             yield database
 
 
-class Server:
+class Client:
+    """A client of the API. `url` and `session`, of the package requests, say where the API is."""
+
+    # One method for each verb, so that a test reads `api.get("/todos", token)`.
+
+    def request(self, method, path, token=None, **options):
+        """Send a request, with `token` as its bearer token."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        headers |= options.pop("headers", {})
+        return self.session.request(method, self.url + path, headers=headers, timeout=30, **options)
+
+    def get(self, path, token=None, **options):
+        return self.request("GET", path, token, **options)
+
+    def post(self, path, token=None, **options):
+        return self.request("POST", path, token, **options)
+
+    def put(self, path, token=None, **options):
+        return self.request("PUT", path, token, **options)
+
+    def delete(self, path, token=None, **options):
+        return self.request("DELETE", path, token, **options)
+
+
+class Server(Client):
     """The API in its own process group, reached through HTTP. Its output goes to the file `log`.
 
     The group consists of uWSGI's master, its HTTP router and its workers.
@@ -157,26 +181,6 @@ class Server:
                 if os.getpgid(process.pid) == self.process.pid and not ended:
                     found.append(process)
         return found
-
-    # One method for each verb, so that a test reads `api.get("/todos", token)`.
-
-    def request(self, method, path, token=None, **options):
-        """Send a request, with `token` as its bearer token."""
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        headers |= options.pop("headers", {})
-        return self.session.request(method, self.url + path, headers=headers, timeout=30, **options)
-
-    def get(self, path, token=None, **options):
-        return self.request("GET", path, token, **options)
-
-    def post(self, path, token=None, **options):
-        return self.request("POST", path, token, **options)
-
-    def put(self, path, token=None, **options):
-        return self.request("PUT", path, token, **options)
-
-    def delete(self, path, token=None, **options):
-        return self.request("DELETE", path, token, **options)
 
 
 def procfile_command():

@@ -190,6 +190,8 @@ def authorization_error(scheme, token):
         return "authorization_required", "Write Bearer and a space before the token."
     if token == "":
         return "authorization_required", "The token is missing. Write it behind Bearer."
+    # A server passes on each byte of a header as one character (PEP 3333).
+    token = token.encode("latin-1").decode("utf-8", "replace")
     for pattern, message in TOKEN_MISTAKES.items():
         if re.search(pattern, token, re.IGNORECASE):
             return "invalid_token", message
@@ -199,7 +201,7 @@ def authorization_error(scheme, token):
 # What clients send in place of a token, each with what to do.
 TOKEN_MISTAKES = {
     "^bearer": "Bearer is there twice. Write it once.",
-    "[\"'`\u2018-\u201f]": "Send the token without quotation marks.",
+    "[\"'`\u00ab\u00bb\u2018-\u201f]": "Send the token without quotation marks.",
     "[{}$]": "Your client has not replaced its variable by a token. Log in first, in this client.",
     "[<>]": "Send the token itself, without < and >.",
     "^(undefined|null|none|nil|nan|false|true|\\[object object])$": (

@@ -113,5 +113,5 @@ def test_output_that_differs_is_found(shown, printed, differs):
 
 
 def test_block_with_a_wrong_output_is_found(development_server, database, mongod):
-    text = README.chapter("Testing with curl").replace("User deleted.", "Gone.", 1)
+    text = README.chapter("Testing with curl").replace("Todo deleted.", "Gone.", 1)
     assert len(differences(text, run(text, development_server, mongod))) == 1

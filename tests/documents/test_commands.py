@@ -19,7 +19,7 @@ PYTEST = re.findall("^python -m pytest.*", "\n".join(blocks_without_output(LAB))
 NOT_RUN = re.compile(
     r"git |heroku |mongodump |export |url=https|\.ci/run|\. env/bin/activate|python3 -m venv env"
     r"|python app\.py|python -m pytest|python tests/\w+\.py|npx --yes (newman|mongosh)|PORT=5001"
-    r"|for attempt in 1 2; do\n  curl -s http://127\.0\.0\.1:5001|curl -s .*\nfor login in"
+    r"|curl -s http://127\.0\.0\.1:5001|curl -s .*\n\(for login in|url=.*(\n.*)*-d priority=high"
 )
 
 
@@ -75,7 +75,7 @@ def test_mongosh_commands_name_collections_that_exist():
     names = set(re.findall(r"mongosh .*'db\.(\w+)", text))
     code = (ROOT / "db.py").read_text("utf-8")
     assert names
-    assert [name for name in names if f'_collection("{name}")' not in code] == []
+    assert [name for name in names if f"mongo.db.{name}" not in code] == []
 
 
 def test_documents_name_one_version_of_newman():

@@ -92,7 +92,7 @@ def test_diagrams_name_what_exists():
     files = set(re.findall(r"[\w/]+\.(?:py|ini|txt)\b", text))
     assert [file for file in files if not (ROOT / file).exists()] == []
 
-    routes = {(method, url.split("/")[1]) for method, url in ROUTES}
+    routes = {(method, url.split("/")[1]) for method, url, *_ in ROUTES}
     named = set(re.findall(r"\b(GET|POST|PUT|DELETE) /(\w+)", text))
     assert named and named <= routes
 
@@ -105,7 +105,7 @@ def test_diagrams_name_what_exists():
     assert [name for name in names if not re.search(rf"\b{name}\b", code)] == []
 
 
-def test_diagrams_show_the_threads_of_a_worker():
-    threads = re.search(r"^threads = (\d+)$", (ROOT / "uwsgi.ini").read_text(), re.MULTILINE)[1]
-    numbers = set(re.findall(r"(\d+) threads", "\n".join(diagrams())))
-    assert numbers == {threads}
+def test_diagrams_show_the_greenlets_of_a_worker():
+    greenlets = re.search(r"^gevent = (\d+)$", (ROOT / "uwsgi.ini").read_text(), re.MULTILINE)[1]
+    numbers = set(re.findall(r"(\d+) greenlets", "\n".join(diagrams())))
+    assert numbers == {greenlets}

@@ -15,7 +15,6 @@ from support.documents import (
     README,
     collection,
     endpoint,
-    fenced,
     keep_old_values,
     normalised,
     requests_of,
@@ -241,12 +240,6 @@ def test_request_has_a_description_and_an_example(item):
     headers = {header["key"]: header["value"] for header in example["header"]}
     assert headers.items() >= HEADERS.items()
     assert "Content-Length" in headers
-
-
-def test_script_in_the_readme_is_in_the_collection():
-    [script] = fenced("js", README.text)
-    text = COLLECTION_PATH.read_text(encoding="utf-8")
-    assert [line for line in script.splitlines() if json.dumps(line) not in text] == []
 
 
 def test_collection_is_of_version_2_1():

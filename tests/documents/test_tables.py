@@ -12,9 +12,12 @@ from support.processes import ROOT
 
 from app import app
 from resources import rate_limits
+from resources.fields import set_by_server
 from resources.todo import FIELDS
 
 ROUTES = table("method", README.chapter("API reference"))
+# The fields of a todo that a client may send.
+SENT = {name for name, check in FIELDS.items() if check is not set_by_server}
 # The tokens that each entry of the route table accepts. `stale` is an access token from /refresh.
 TOKENS = {
     "none": {"none", "refresh", "stale", "fresh"},
@@ -81,10 +84,10 @@ def test_reference_names_every_field_of_a_todo(alice):
     assert re.findall(r'"(\w+)"', shown) == list(alice.add()), missing
 
     explained = {name for row in table("field", reference) for name in re.findall(r"\w+", row[0])}
-    assert FIELDS.keys() <= explained, missing
+    assert SENT <= explained, missing
     for method, url, _, body, *_ in ROUTES:
         if (method, url) in (("POST", "/todos"), ("PUT", "/todos/<todo_id>")):
-            assert FIELDS.keys() <= set(re.findall(r"\w+", body)), missing
+            assert SENT <= set(re.findall(r"\w+", body)), missing
 
 
 # Rate limits.
@@ -96,15 +99,16 @@ def test_table_of_rate_limits_has_the_numbers_of_the_code(monkeypatch):
     counted = []
     monkeypatch.setattr(rate_limits, "count", counted.append)
     with app.test_request_context("/"):
-        attempt = rate_limits.Attempt("alice")
+        attempt = rate_limits.LoginAttempt("alice")
         rate_limits.count_registration()
+        rate_limits.count_password_change("the id of a session")
+    registration, password_change = counted
     limits = {
-        ("wrong passwords", "username and client address together"): (
-            attempt.by_username_and_address
-        ),
+        ("wrong passwords", "username and client address"): attempt.by_username_and_address,
         ("wrong passwords", "username"): attempt.by_username,
         ("wrong passwords", "client address"): attempt.by_address,
-        ("registrations", "client address"): counted[0],
+        ("wrong current_passwords of PUT /user/<username>", "session"): password_change,
+        ("registrations, refused ones included", "client address"): registration,
     }
     rows = table("what is counted", README.text)
     assert {(what, by): (int(most), WINDOWS[window]) for what, by, most, window in rows} == {
@@ -116,8 +120,11 @@ def test_table_of_rate_limits_has_the_numbers_of_the_code(monkeypatch):
 
 
 def test_variable_table_has_every_variable():
-    code = "\n".join((ROOT / name).read_text("utf-8") for name in ("app.py", "run.py", "uwsgi.ini"))
-    used = re.findall(r'os\.environ(?:\.get\(|\[)"(\w+)"', code)
+    code = "\n".join(
+        (ROOT / name).read_text("utf-8") for name in ("resources/settings.py", "uwsgi.ini")
+    )
+    used = re.findall(r'(?:\bread\(|os\.environ\.get\()"(\w+)"|^if-env = (\w+)', code, re.MULTILINE)
+    used = [python or uwsgi for python, uwsgi in used]
     rows = {row[0]: row for row in table("variable", README.text)}
     assert rows.keys() == set(used)
     assert "5000" in rows["PORT"]

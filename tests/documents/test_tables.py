@@ -28,6 +28,11 @@ TOKENS = {
 }
 
 
+# uWSGI is needed to import the last one, so the tests read all of them as text.
+FILES_WITH_LIMITS = ["uwsgi.ini", "app.py", "db.py", "resources/passwords.py"]
+FILES_WITH_LIMITS += ["resources/uwsgi_worker.py"]
+
+
 # Routes and errors.
 
 
@@ -114,6 +119,18 @@ def test_table_of_rate_limits_has_the_numbers_of_the_code(monkeypatch):
     assert {(what, by): (int(most), WINDOWS[window]) for what, by, most, window in rows} == {
         row: (limit.most, limit.window) for row, limit in limits.items()
     }
+
+
+# Other limits.
+
+
+def test_table_of_limits_has_the_numbers_of_the_code():
+    code = "\n".join((ROOT / name).read_text("utf-8") for name in FILES_WITH_LIMITS)
+    patterns = ["gevent", "MOST_CONNECTIONS", "DEADLINE", "BODY_SECONDS", "socket-timeout"]
+    patterns += ["MOST_WAITING", "MOST_LARGE_RESPONSES"]
+    numbers = [re.search(rf"^ *{name} = (\d+)$", code, re.MULTILINE)[1] for name in patterns]
+    limits = [limit for _, limit, _ in table("what", README.chapter("Limits"))]
+    assert [re.search(r"\d+", limit)[0] for limit in limits[:-1]] == numbers
 
 
 # Variables.

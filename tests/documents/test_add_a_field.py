@@ -1,5 +1,6 @@
 """The chapter "Add a field" of the book works as it says, in a copy of the project."""
 
+import json
 import os
 import re
 import shutil
@@ -7,8 +8,9 @@ import subprocess
 import sys
 
 import pytest
-from support.documents import BOOK, fenced
-from support.processes import CLEAN, ROOT
+from support.documents import BOOK, fenced, normalised
+from support.processes import CLEAN, Server
+from support.project import Project
 
 from resources.todo import FIELDS
 
@@ -19,64 +21,93 @@ pytestmark = [
         reason="needs bash, curl and npx",
     ),
     pytest.mark.skipif(
-        FIELDS.keys() != {"name", "description", "done"},
+        FIELDS.keys() != {"name", "description", "done", "id", "created_at"},
         reason="todos have another field already, and the chapter begins without one",
     ),
 ]
 
 TODO = "resources/todo.py"
 TESTS = "tests/api/test_todos.py"
-# What a project holds besides the repository.
-NOT_COPIED = shutil.ignore_patterns(
-    ".git", ".mongodb", ".hypothesis", ".*_cache", "env", "__pycache__"
-)
 
 
-class Project:
-    """A copy of the project, in which a reader works."""
-
-    def __init__(self, folder):
-        self.folder = shutil.copytree(ROOT, folder, ignore=NOT_COPIED)
-
-    def read(self, path):
-        return (self.folder / path).read_text(encoding="utf-8")
-
-    def append(self, path, code):
-        """Append code to a file."""
-        (self.folder / path).write_text(f"{self.read(path)}\n\n{code}", encoding="utf-8")
-
-    def replace(self, path, old, new):
-        """Replace what the pattern `old` matches, which is once in the file."""
-        text, count = re.subn(old, lambda _: new, self.read(path), flags=re.MULTILINE | re.DOTALL)
-        assert count == 1, f"{path} has {old!r} {count} times"
-        (self.folder / path).write_text(text, encoding="utf-8")
-
-    def add_after(self, path, line, new):
-        """Add lines after a line, which is once in the file."""
-        self.replace(path, f"^{re.escape(line)}\n", f"{line}\n{new}")
-
-    def failing(self, *arguments):
-        """Run tests, and return the names of those that fail."""
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
-        done = subprocess.run(command, cwd=self.folder, env=CLEAN, capture_output=True, text=True)
-        assert done.returncode in (0, 1), done.stdout + done.stderr
-        return set(re.findall(r"^FAILED \S+?::(\w+)", done.stdout, re.MULTILINE))
+@pytest.fixture
+def project(tmp_path):
+    return Project(tmp_path / "project")
 
 
-def test_chapter_works_as_it_says(tmp_path):
-    project = Project(tmp_path / "project")
-    test, check, stored, shown = fenced("python", BOOK.chapter("Add a field"))
-    [name] = re.findall(r"^def (test_\w+)", test, re.MULTILINE)
+@pytest.fixture
+def chapter():
+    """The code of the chapter: the test, and what its steps add."""
+    names = ("test", "check", "field", "stored", "shown")
+    return dict(zip(names, fenced("python", BOOK.chapter("Add a field")), strict=True))
 
-    # The test, which fails. Then the code, and it passes.
-    project.append(TESTS, test)
+
+def add_check(project, chapter):
+    """Do step 3."""
+    comment = "# The last two are here because a client may send back the whole todo that it got."
+    project.add_before(TODO, comment, f"{chapter['check']}\n\n")
+    project.add_after(TODO, '    "done": boolean,', chapter["field"])
+
+
+def store(project, chapter):
+    """Do step 4."""
+    project.add_after(TODO, '            "done": fields.get("done", False),', chapter["stored"])
+
+
+def show(project, chapter):
+    """Do step 5."""
+    project.add_after(TODO, '        "done": todo["done"],', chapter["shown"])
+
+
+def test_steps_work_as_the_chapter_says(project, chapter, mongod, database, tmp_path):
+    [name] = re.findall(r"^def (test_\w+)", chapter["test"], re.MULTILINE)
+    project.append(TESTS, chapter["test"])
     assert project.failing(TESTS, "-k", "priority") == {name}
-    project.replace(TODO, r"^FIELDS = \{.*?\}\n", check)
-    project.add_after(TODO, '            "done": fields.get("done", False),', stored)
-    project.add_after(TODO, '        "done": todo["done"],', shown)
+    # What "If it does not pass" says of a step that is left out.
+    show(project, chapter)
+    _, output = project.test(TESTS, "-k", "priority")
+    assert "Unknown field." in output
+    add_check(project, chapter)
+    _, output = project.test(TESTS, "-k", "priority")
+    assert "assert 'normal' == 'high'" in output
+    store(project, chapter)
     assert project.failing(TESTS, "-k", "priority") == set()
 
-    # What else mentions a todo: --update writes all of it but the last two.
+    # The response of the server.
+    command = [sys.executable, "app.py"]
+    server = Server(command, tmp_path / "log", mongod.uri, cwd=project.folder)
+    try:
+        server.wait()
+        assert_response(server)
+    finally:
+        server.kill()
+
+
+def assert_response(server):
+    """Assert that the commands of the chapter print what the chapter shows."""
+    text = BOOK.chapter("Add a field")
+    [commands] = [code for code in fenced("sh", text) if "priority=high" in code]
+    [shown] = fenced("json", text)
+    for path in ("/register", "/login"):
+        response = server.post(path, data={"username": "alice", "password": "open-sesame"})
+        assert response.ok
+    token = response.json()["access_token"]
+    server.post("/todos", token, json={"name": "milk"})
+    script = commands.replace("http://127.0.0.1:5000", server.url)
+    done = subprocess.run(["bash", "-c", script], env=CLEAN, capture_output=True, text=True)
+    added, listed = done.stdout.splitlines(keepends=True)
+    assert normalised(added) == normalised(shown)
+    priorities = [todo["priority"] for todo in json.loads(listed)["todos"]]
+    assert priorities == ["normal", "high"]
+
+
+def test_update_writes_what_else_mentions_a_todo(project, chapter):
+    project.append(TESTS, chapter["test"])
+    add_check(project, chapter)
+    store(project, chapter)
+    show(project, chapter)
+
+    # --update writes all of it but the last two.
     assert project.failing("tests/documents/test_excerpts.py") != set()
     project.failing("tests/documents", "--update")
     [first] = re.findall(r"^def (test_\w+)", project.read(TESTS), re.MULTILINE)[:1]

@@ -1,0 +1,77 @@
+"""Each filter of GET /todos is in the API reference, and has an index.
+
+A filter without an index passes every test of its results. It reads all of the user's todos to find
+a few of them, which is noticed when there are many.
+"""
+
+from datetime import datetime
+
+import pytest
+from bson import ObjectId
+from support.clients import User
+from support.documents import README, table
+
+from app import app
+from resources import todo
+from resources.todo import TodoList
+
+# For each filter: its value in a query, and the fields of a todo that it finds.
+EXAMPLES = {
+    "done": ("true", {"done": True}),
+}
+
+
+class Called(Exception):
+    """Carries the names of the parameters with which `read_query` was called."""
+
+
+@pytest.fixture
+def parameters(monkeypatch):
+    """The names of the parameters that GET /todos accepts, from the code."""
+
+    def read_query(fields):
+        raise Called(fields.keys())
+
+    monkeypatch.setattr(todo, "read_query", read_query)
+    with app.test_request_context("/todos"), pytest.raises(Called) as called:
+        # Without its decorator, which would require a token.
+        TodoList.get.__wrapped__(TodoList())
+    return set(called.value.args[0])
+
+
+def test_reference_names_every_parameter_of_the_list(parameters):
+    rows = {row[0] for row in table("parameter", README.chapter("API reference"))}
+    assert rows == parameters, "Add the parameter to the API reference in README.md, by hand"
+
+
+def test_every_filter_has_an_example(parameters):
+    filters = parameters - {"limit", "after"}
+    assert filters == EXAMPLES.keys(), "Add an example of the filter to EXAMPLES, in this file"
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_filter_reads_only_what_it_finds(api, database, name):
+    value, fields = EXAMPLES[name]
+    # A user who registers, because a registration creates the indexes.
+    carol = User(api, "carol")
+    common = {
+        "owner_id": ObjectId(carol.id),
+        "name": "milk",
+        "description": "",
+        "done": False,
+        "created_at": datetime(2026, 1, 1),
+    }
+    database.todos.insert_many({**common} for _ in range(300))
+    database.todos.insert_many({**common, **fields} for _ in range(3))
+    database.command("profile", 2)
+    try:
+        page = api.get(f"/todos?{name}={value}&limit=5", carol.access).json()
+    finally:
+        database.command("profile", 0)
+    [query] = database["system.profile"].find({"ns": database.todos.full_name, "op": "query"})
+    database.drop_collection("system.profile")
+    assert len(page["todos"]) == 3
+    assert query["docsExamined"] <= 3, (
+        f"MongoDB has read {query['docsExamined']} todos to find 3. In db.create_indexes, add an"
+        f" index on owner_id, {name}, created_at and _id"
+    )

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 from support.clients import ERROR_CODES
-from support.documents import LAB, README, collection, endpoint, fenced, requests_of, table
+from support.documents import LAB, README, collection, endpoint, requests_of, table
 from support.processes import ROOT
 
 from app import app
@@ -151,19 +151,10 @@ def test_variable_table_has_every_variable():
 # Files.
 
 
-def files_of_the_tree():
-    """Return the paths in the README's tree of files. Each has a clause that says what it is."""
-    [tree] = [text for text in fenced("text", README.chapter("Project structure"))]
-    folders, paths = [], set()
-    for line in tree.splitlines():
-        indent, name, clause = re.fullmatch(r"( *)(\S+)(?: +(\S.*))?", line).groups()
-        folders = folders[: len(indent) // 2]
-        if name.endswith("/"):
-            folders.append(name)
-        else:
-            assert clause, f"a file without a clause: {name}"
-            paths.add("".join(folders) + name)
-    return paths
+def files_of_the_walk_through():
+    """Return the paths that the Code Walk-through links, and the file that it is in."""
+    links = re.findall(r"\]\(([^)#\s]+)", README.chapter("Code Walk-through"))
+    return {README.name} | {link for link in links if not link.startswith("https:")}
 
 
 def files_of_the_tests():
@@ -172,7 +163,7 @@ def files_of_the_tests():
 
 
 def test_every_listed_file_exists():
-    listed = files_of_the_tree() | files_of_the_tests()
+    listed = files_of_the_walk_through() | files_of_the_tests()
     assert [path for path in listed if not (ROOT / path).is_file()] == []
 
 
@@ -182,7 +173,8 @@ def test_every_listed_file_exists():
 def test_every_file_of_the_repository_is_listed():
     command = ["git", "-c", "safe.directory=*", "ls-files"]
     tracked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    listed = files_of_the_tree() | files_of_the_tests()
+    listed = files_of_the_walk_through() | files_of_the_tests()
     assert set(tracked.stdout.splitlines()) - listed == set(), (
-        "Add these to the tree in README.md, or to the table in tests/README.md, with a clause each"
+        "Add a section with a link for each of these to the Code Walk-through of README.md, or a row"
+        " to the table in tests/README.md"
     )

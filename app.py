@@ -17,11 +17,12 @@ from flask_jwt_extended.exceptions import JWTDecodeError
 from flask_restful import Api
 from pymongo.errors import PyMongoError
 from werkzeug.exceptions import HTTPException
-from werkzeug.serving import WSGIRequestHandler
+from werkzeug.serving import WSGIRequestHandler, is_running_from_reloader
 
 import db
 from blacklist import BLACKLIST
 from resources import errors, local_mongodb, settings
+from resources.check_mongodb import check_mongodb
 from resources.errors import error_response
 from resources.fields import receive_body
 from resources.todo import Todo, TodoList
@@ -330,6 +331,8 @@ if __name__ == "__main__":
     if not settings.MONGODB_URI:
         local_mongodb.start_if_needed()
         os.environ["MONGODB_URI"] = local_mongodb.URI
+    if not is_running_from_reloader():
+        check_mongodb(DEADLINE)
     # Only this machine reaches 127.0.0.1. A client that reaches the debugger can run any code.
     app.run(
         host="127.0.0.1",

@@ -81,10 +81,15 @@ class Mongod:
         """Delete all documents, and provide the database of the servers until the block ends."""
         with MongoClient(self.uri) as client:
             database = client.get_default_database()
-            for name in database.list_collection_names():
-                # If they were dropped, their indexes would be gone as well.
-                database[name].delete_many({})
+            empty(database)
             yield database
+
+
+def empty(database):
+    """Delete all documents. If the collections were dropped, their indexes would be gone as well."""
+    for name in database.list_collection_names():
+        database[name].delete_many({})
+
 
 
 class Client:

@@ -1,17 +1,24 @@
 """The Procfile's server and its settings: what it needs, what it ignores, how it refuses."""
 
 import re
+import shlex
+import shutil
 import socket
+import subprocess
+import sys
 
 import pytest
 from pymongo import MongoClient
 from support.actions import register
 from support.clients import User, assert_error
 from support.processes import (
+    CLEAN,
     ROOT,
     SECRET,
+    Server,
     free_port,
     is_open,
+    procfile_command,
     wait_for,
     with_stats,
     workers,
@@ -32,22 +39,48 @@ def test_procfile_serves_main_flow(mongod, database, start):
     assert_error(server.get("/todos", alice.access), 401, "token_revoked")
 
 
+@pytest.mark.parametrize(
+    ("folder", "path"), [(".", "copy ü/uwsgi.ini"), ("copy ü/resources", "../uwsgi.ini")]
+)
+def test_uwsgi_starts_from_any_folder(mongod, database, tmp_path, folder, path):
+    shutil.copytree(ROOT, tmp_path / "copy ü", ignore=shutil.ignore_patterns(".*", "*env"))
+    server = Server(["uwsgi", path], tmp_path / "log", mongod.uri, cwd=tmp_path / folder)
+    try:
+        User(server.wait(), "alice").add()
+    finally:
+        server.kill()
+
+
+def test_server_starts_and_serves_with_1024_files(mongod, database, tmp_path):
+    """The usual limit of a Linux system."""
+    command = ["sh", "-c", f"ulimit -n 1024; exec {shlex.join(procfile_command())}"]
+    server = Server(command, tmp_path / "log", mongod.uri)
+    try:
+        User(server.wait(), "alice").add()
+    finally:
+        server.kill()
+
+
 # Settings that are wrong.
 
 
 @pytest.fixture
-def refused(start):
+def refused(tmp_path):
     """Start the server with a setting that is wrong; return its output once it has ended."""
+    servers = []
 
-    def refused(**wrong):
+    def refused(command=None, **wrong):
         settings = {"uri": "mongodb://127.0.0.1:1/test", **wrong}
-        server = start(wait=False, **settings)
-        assert server.process.wait(20) != 0
-        output = server.log.read_text()
+        servers.append(Server(command or procfile_command(), tmp_path / "log", **settings))
+        assert servers[-1].process.wait(20) != 0
+        # uWSGI prints a setting as it is.
+        output = servers[-1].log.read_text(errors="replace")
         assert "Traceback" not in output and "spawned" not in output and "hunter" not in output
         return output
 
-    return refused
+    yield refused
+    for server in servers:
+        server.kill()
 
 
 def assert_one_line(output, name):
@@ -55,7 +88,9 @@ def assert_one_line(output, name):
     assert len([line for line in output.splitlines() if line.startswith(name)]) == 1, output
 
 
-@pytest.mark.parametrize("value", [None, "", " " * 40, "x" * 31, "x" * 31 + "\n"], ids=repr)
+@pytest.mark.parametrize(
+    "value", [None, "", " " * 40, "x" * 31, "x" * 31 + "\n", b"x" * 32 + b"\xff"], ids=repr
+)
 def test_bad_secret_ends_start_with_one_line(refused, value):
     assert_one_line(refused(JWT_SECRET_KEY=value), "JWT_SECRET_KEY")
 
@@ -83,8 +118,17 @@ def test_bad_secret_ends_start_with_one_line(refused, value):
         "mongodb://localhost/te\rst",
         "mongodb://localhost/te\nst",
         "mongodb://localhost/a%20b",
+        "mongodb://localhost/to%64olistapp",
         "mongodb://localhost/te.st",
         "mongodb://localhost/t\u00e9st",
+        b"mongodb://localhost/t\xe9st",
+        b"mongodb://alice:hunter\xe92@localhost/test",
+        f"mongodb://localhost/{'t' * 64}",
+        # MongoDB's own databases.
+        "mongodb://localhost/admin",
+        "mongodb://localhost/Local?w=1",
+        "mongodb://localhost/config",
+        "mongodb://localhost/%61dmin",
     ],
     ids=repr,
 )
@@ -92,17 +136,23 @@ def test_bad_uri_ends_start_with_one_line(refused, value):
     assert_one_line(refused(uri=value), "MONGODB_URI")
 
 
+@pytest.mark.parametrize("limit", ["", "ulimit -n 1024; "], ids=["", "1024 files"])
 @pytest.mark.parametrize(
-    "value", ["", "0", "two", "2.5", " 2", "2\n", '"2"', "1000", FULL_WIDTH_TWO], ids=repr
+    "value",
+    ["", "0", "two", "2.5", " 2", "2\n", '"2"', "1000", "100", FULL_WIDTH_TWO, b"\xff"],
+    ids=repr,
 )
-def test_bad_concurrency_ends_start_with_one_line(refused, value):
-    assert_one_line(refused(WEB_CONCURRENCY=value), "WEB_CONCURRENCY")
+def test_bad_concurrency_ends_start_with_one_line(refused, value, limit):
+    """uWSGI would run out of files before it loads the app, where the system allows only 1,024."""
+    command = ["sh", "-c", f"{limit}exec {shlex.join(procfile_command())}"]
+    assert_one_line(refused(command=command, WEB_CONCURRENCY=value), "WEB_CONCURRENCY")
 
 
 # uWSGI binds the port before it loads the app, and takes any of these: of "5000;" it reads the
 # digits, and without digits it takes a free port. Then the app is loaded, and ends the start.
 @pytest.mark.parametrize(
-    "value", ["", "0", "five", " 5000", "5000\r", "5000;", '"5000"', "65536", FULL_WIDTH_TWO * 4]
+    "value",
+    ["", "0", "five", " 5000", "5000\r", "5000;", '"5000"', "65536", FULL_WIDTH_TWO * 4, b"5\xff"],
 )
 def test_bad_port_ends_start_with_one_line(refused, value):
     assert_one_line(refused(PORT=value), "PORT")
@@ -117,6 +167,32 @@ def test_port_in_use_ends_start_with_line_of_uwsgi(refused):
     with socket.create_server(("127.0.0.1", 0)) as other:
         output = refused(PORT=str(other.getsockname()[1]))
     assert output.count("probably another instance of uWSGI is running on the same address") == 1
+
+
+NEEDS_UWSGI = "uWSGI loads run.py: start it with `uwsgi uwsgi.ini`. Without it: `python app.py`"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "begin"),
+    [
+        ("PORT", "5000", NEEDS_UWSGI),
+        ("PORT", "five", "PORT must be "),
+        ("JWT_SECRET_KEY", "short", "JWT_SECRET_KEY must be set, to at least 32 bytes"),
+        ("JWT_SECRET_KEY", b"x" * 40 + b"\xff", "JWT_SECRET_KEY must be UTF-8"),
+        ("MONGODB_URI", "", "MONGODB_URI must be set"),
+        ("MONGODB_URI", "mongodb://alice:hunter@2@localhost", "MONGODB_URI is not "),
+        ("MONGODB_URI", "mongodb://localhost/admin", "MONGODB_URI must not name"),
+        ("MONGODB_URI", "mongodb://localhost/%61dmin", "MONGODB_URI must name"),
+        ("MONGODB_URI", b"mongodb://localhost/\xe9", "MONGODB_URI must be UTF-8"),
+    ],
+)
+def test_python_run_py_ends_with_one_line(name, value, begin):
+    settings = {"MONGODB_URI": "mongodb://localhost/test", "JWT_SECRET_KEY": SECRET, name: value}
+    command = [sys.executable, "run.py"]
+    done = subprocess.run(command, cwd=ROOT, env=CLEAN | settings, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(begin) and done.stderr.count("\n") == 1
+    assert "hunter" not in done.stderr
 
 
 # Settings that are right.
@@ -169,19 +245,3 @@ def test_every_setting_of_uwsgi_has_comment():
     blocks = (ROOT / "uwsgi.ini").read_text().partition("[uwsgi]\n")[2].split("\n\n")
     for block in blocks:
         assert block.lstrip().startswith("#"), block
-
-
-# argon2-cffi announces that it will remove an attribute that passlib reads.
-
-
-def test_pin_of_argon2_protects_against_removed_attribute(mongod, database, start):
-    # The announcement as an error: what happens once the attribute is gone.
-    warning = "Accessing argon2.__version__ is deprecated"
-    server = start(mongod.uri, PYTHONWARNINGS=f"error:{warning}:DeprecationWarning")
-    response = register(server, "alice")
-    assert_error(response, 500, "internal_error")
-    assert warning in server.log.read_text()
-    requirements = (ROOT / "requirements.txt").read_text()
-    [pin] = re.findall(r"^argon2-cffi==(\S+)$", requirements, re.MULTILINE)
-    # With the pinned version the attribute still exists, so nothing is wrong.
-    assert register(start(mongod.uri), "alice").status_code == 201

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import random
+import re
 import shlex
 import shutil
 import signal
@@ -23,10 +24,15 @@ from resources.local_mongodb import start_mongod
 
 ROOT = Path(__file__).parent.parent.parent
 SECRET = "a secret for the tests, of at least 32 bytes"
-# The settings of a developer's shell must not reach the servers under test. The programs that are
-# installed beside this Python must.
-for setting in ("MONGODB_URI", "JWT_SECRET_KEY", "PORT", "WEB_CONCURRENCY"):
-    os.environ.pop(setting, None)
+# The settings of a developer's shell must not reach the processes under test: those of the API, of
+# uWSGI and of Flask, and the proxies, such as http_proxy, which cannot reach a server on this
+# machine. The programs that are installed beside this Python must reach them.
+for name in list(os.environ):
+    if re.fullmatch(
+        "MONGODB_URI|JWT_SECRET_KEY|PORT|WEB_CONCURRENCY|(UWSGI|FLASK|WERKZEUG)_.*|.*_PROXY",
+        name.upper(),
+    ):
+        del os.environ[name]
 CLEAN = os.environ | {"PATH": os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]}
 
 
@@ -89,7 +95,6 @@ def empty(database):
     """Delete all documents. If the collections were dropped, their indexes would be gone as well."""
     for name in database.list_collection_names():
         database[name].delete_many({})
-
 
 
 class Client:

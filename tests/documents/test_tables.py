@@ -175,6 +175,6 @@ def test_every_file_of_the_repository_is_listed():
     tracked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     listed = files_of_the_walk_through() | files_of_the_tests()
     assert set(tracked.stdout.splitlines()) - listed == set(), (
-        "Add a section with a link for each of these to the Code Walk-through of README.md, or a row"
-        " to the table in tests/README.md"
+        "Add a section with a link for each of these to the Code Walk-through of README.md, or a"
+        " row to the table in tests/README.md"
     )

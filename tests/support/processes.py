@@ -92,7 +92,7 @@ class Mongod:
 
 
 def empty(database):
-    """Delete all documents. If the collections were dropped, their indexes would be gone as well."""
+    """Delete all documents of a database, and keep its collections with their indexes."""
     for name in database.list_collection_names():
         database[name].delete_many({})
 

@@ -188,6 +188,9 @@ def parse_json(body):
 def parse_urlencoded(body):
     """Return the (name, text) pairs of a form such as name=milk&done=true. Aborts with 400."""
     text = decoded(body, "form")
+    if text.lstrip().startswith(("{", "[")):
+        # What `curl -d` and axios do without the header.
+        fail("bad_request", f"The Content-Type says that this is a form. Send {JSON} for JSON.")
     try:
         # Not Flask's `form`, which keeps an escape such as %FF as three characters. The API would
         # then store another password than the client has sent.

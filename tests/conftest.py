@@ -4,12 +4,20 @@ import shutil
 import sys
 
 import pytest
+from pymongo import MongoClient
 
 # Before the import, so that a comparison that fails there shows both sides, as it does in a test.
 pytest.register_assert_rewrite("support.clients")
 
 from support.clients import InsertedUser  # noqa: E402
-from support.processes import ROOT, SECRET, Mongod, Server, procfile_command  # noqa: E402
+from support.processes import (  # noqa: E402
+    ROOT,
+    SECRET,
+    Mongod,
+    Server,
+    empty,
+    procfile_command,
+)
 
 
 def pytest_addoption(parser):
@@ -54,11 +62,19 @@ def mongod(tmp_path_factory):
     mongod.kill()
 
 
+@pytest.fixture(scope="session")
+def mongo_client(mongod):
+    """A client of this MongoDB for all tests, because creating one takes longer than most tests."""
+    with MongoClient(mongod.uri) as client:
+        yield client
+
+
 @pytest.fixture
-def database(mongod):
+def database(mongo_client):
     """The database of the servers, empty."""
-    with mongod.empty_database() as database:
-        yield database
+    database = mongo_client.get_default_database()
+    empty(database)
+    return database
 
 
 @pytest.fixture(scope="session")

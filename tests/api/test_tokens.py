@@ -1,14 +1,16 @@
-"""Tokens that the API has not issued, or that are no longer valid: always a 401."""
+"""Tokens that the API has not issued, or that have expired: always a 401.
+
+test_authorization.py has what is not a token, and test_access.py tokens of the wrong type.
+"""
 
 import base64
-import http.client
 import json
 import time
 
 import jwt
 import pytest
 from bson import ObjectId
-from support.clients import assert_error, claims, short
+from support.clients import assert_error, claims
 from support.processes import SECRET
 
 MISSING = object()
@@ -60,13 +62,9 @@ def test_token_with_another_algorithm_is_rejected(api, alice, algorithm):
     assert_rejected(api, forge(alice.access, headers={"alg": algorithm}))
 
 
-ODD_HEADERS = [{"alg": "none"}, {"alg": ""}, {"alg": None}, {"alg": ["HS256"]}, {"crit": ["x"]}]
-ODD_HEADERS += [{"kid": 1}, {"b64": False}]
-
-
-@pytest.mark.parametrize("headers", ODD_HEADERS, ids=str)
-def test_token_with_odd_headers_is_rejected(api, alice, headers):
-    assert_rejected(api, forge(alice.access, headers=headers))
+@pytest.mark.parametrize("algorithm", ["", None, ["HS256"], {}, 256], ids=str)
+def test_token_that_names_no_algorithm_is_rejected(api, alice, algorithm):
+    assert_rejected(api, forge(alice.access, headers={"alg": algorithm}))
 
 
 OTHER_SECRETS = ["", "x" * 32, SECRET + " ", SECRET[:-1], SECRET.upper()]
@@ -77,16 +75,6 @@ OTHER_SECRETS = ["", "x" * 32, SECRET + " ", SECRET[:-1], SECRET.upper()]
 )
 def test_token_signed_with_another_secret_is_rejected(api, alice, secret):
     assert_rejected(api, forge(alice.access, secret))
-
-
-def test_token_with_any_flipped_bit_in_its_signature_is_rejected(api, alice):
-    signed, _, signature = alice.access.rpartition(".")
-    signature = base64.urlsafe_b64decode(signature + "=")
-    for bit in range(len(signature) * 8):
-        flipped = bytearray(signature)
-        flipped[bit // 8] ^= 1 << bit % 8
-        response = api.get("/todos", f"{signed}.{encode(bytes(flipped))}")
-        assert_error(response, 401, "invalid_token")
 
 
 def test_changed_claims_with_the_old_signature_are_rejected(api, alice, bob):
@@ -129,12 +117,6 @@ def test_token_that_is_not_valid_yet_is_rejected(api, alice, claim):
 
 
 # The claims.
-
-
-@pytest.mark.smoke
-def test_access_and_refresh_token_cannot_replace_each_other(api, alice):
-    assert_error(api.get("/todos", alice.refresh), 401, "invalid_token")
-    assert_error(api.post("/refresh", alice.access), 401, "invalid_token")
 
 
 CLAIMS = ["sub", "sid", "jti", "type", "fresh", "exp", "iat", "nbf"]
@@ -202,10 +184,8 @@ def test_token_of_no_session_is_rejected_as_revoked(api, database, alice, bob, c
     assert database.todos.count_documents({}) == 1
 
 
-NOT_TOKENS = {
-    "one part": "x",
+MALFORMED = {
     "three parts": "a.b.c",
-    "empty parts": "..",
     "header only": "eyJhbGciOiJIUzI1NiJ9..",
     "list as claims": encode({"alg": "HS256"}) + "." + encode([]) + ".x",
     "list as header": encode([]) + "." + encode({}) + ".x",
@@ -213,60 +193,9 @@ NOT_TOKENS = {
     "deep claims": "e30." + encode(b"[" * 4000) + ".x",
     "deep objects": encode({"alg": "HS256"}) + "." + encode(b'{"a":' * 1200) + ".x",
     "long number": encode({"alg": "HS256"}) + "." + encode(b'{"exp":' + b"9" * 5000 + b"}") + ".x",
-    "8,000 characters": "x" * 8000,
-    "8,000 dots": "." * 8000,
-    "escape": "%00",
 }
 
 
-@pytest.mark.parametrize("token", NOT_TOKENS.values(), ids=NOT_TOKENS)
+@pytest.mark.parametrize("token", MALFORMED.values(), ids=MALFORMED)
 def test_malformed_token_is_rejected(api, token):
     assert_rejected(api, token)
-
-
-# The header.
-
-
-@pytest.mark.smoke
-@pytest.mark.parametrize("scheme", ["bearer", "BEARER", "bEaReR"])
-def test_scheme_is_compared_without_case(api, alice, scheme):
-    headers = {"Authorization": f"{scheme} {alice.access}"}
-    assert api.get("/todos", headers=headers).status_code == 200
-    assert api.delete("/user/alice", headers=headers).status_code == 200
-    assert_error(api.get("/todos", headers={"Authorization": f"{scheme} x"}), 401, "invalid_token")
-
-
-NOT_BEARER = ["", "Bearer", "Bearer ", "bearer", "Basic YWxpY2U6eA==", "Bearer a b", "Token x", "x"]
-NOT_BEARER += [",", "Bearer,", "Bearer a, Bearer b", "x" * 8000]
-
-
-@pytest.mark.parametrize("value", NOT_BEARER, ids=short)
-def test_header_without_a_bearer_token_gives_authorization_required(api, value):
-    response = api.get("/todos", headers={"Authorization": value})
-    assert_error(response, 401, "authorization_required")
-
-
-OTHER_BYTES = [b"Bearer \xff\xfe", b"\xff", b"Bearer \xa0", b"Bearer " + b"\xff" * 8000]
-OTHER_BYTES += ["Bearer é.ü.ß".encode(), b"bearer \xff"]
-
-
-@pytest.mark.parametrize("value", OTHER_BYTES, ids=short)
-def test_header_that_is_not_ascii_gives_401(api, value):
-    # The package requests would refuse to send this header.
-    connection = http.client.HTTPConnection("127.0.0.1", api.port)
-    connection.putrequest("GET", "/todos")
-    connection.putheader("Authorization", value)
-    connection.endheaders()
-    response = connection.getresponse()
-    assert response.status == 401
-    assert json.loads(response.read())["error"] in ("authorization_required", "invalid_token")
-    connection.close()
-
-
-def test_token_outside_the_header_is_ignored(api, alice):
-    in_query = api.get(f"/todos?jwt={alice.access}")
-    assert_error(in_query, 401, "authorization_required")
-    in_cookie = api.get("/todos", cookies={"access_token_cookie": alice.access})
-    assert_error(in_cookie, 401, "authorization_required")
-    in_body = api.post("/todos", json={"access_token": alice.access, "name": "x"})
-    assert_error(in_body, 401, "authorization_required")

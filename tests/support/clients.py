@@ -97,7 +97,8 @@ class WSGIAdapter(BaseAdapter):
         received = self.app.test_client(use_cookies=False).open(
             method=request.method,
             headers=[(name, text(value)) for name, value in request.headers.items()],
-            data=request.body,
+            # Not as `data`, of which the test client would make a form if the type is multipart.
+            input_stream=io.BytesIO(as_bytes(request.body)),
             buffered=True,
             # As a server passes them on: the bytes of the path, and the query unchanged.
             environ_overrides={
@@ -120,6 +121,11 @@ class WSGIAdapter(BaseAdapter):
 def text(value):
     """Return the value of a header as text, in the encoding of headers."""
     return value.decode("latin-1") if isinstance(value, bytes) else value
+
+
+def as_bytes(body):
+    """Return the body of a prepared request as bytes."""
+    return body.encode() if isinstance(body, str) else body or b""
 
 
 # Users.
@@ -149,19 +155,25 @@ class User:
 
 
 class InsertedUser(User):
-    """A user with a session, inserted into the database: unlike User, it costs no hash.
+    """A user with sessions, inserted into the database: unlike User, it costs no hash.
 
-    Only this class knows how the API stores users, so only this class changes with it.
+    Only this class knows how the API stores users, so only this class changes with it. `access` and
+    `refresh` are the tokens of the first of its `sessions`.
     """
 
-    def __init__(self, api, database, name):
+    def __init__(self, api, database, name, sessions=1):
         self.api, self.name, self.password = api, name, PASSWORD
-        session_id = str(uuid.uuid4())
-        user = {"username": name, "password": stored_hash(), "sessions": [session_id]}
+        session_ids = [str(uuid.uuid4()) for _ in range(sessions)]
+        user = {"username": name, "password": stored_hash(), "sessions": session_ids}
         self.id = str(database.users.insert_one(user).inserted_id)
+        self.sessions = [self.tokens(session_id) for session_id in session_ids]
+        self.access, self.refresh = self.sessions[0]
+
+    def tokens(self, session_id):
+        """Return the access token and the refresh token of a session."""
         session = {"sub": self.id, "sid": session_id}
-        self.access = sign({**session, "type": "access", "fresh": True})
-        self.refresh = sign({**session, "type": "refresh", "fresh": False})
+        access = sign({**session, "type": "access", "fresh": True})
+        return access, sign({**session, "type": "refresh", "fresh": False})
 
 
 @functools.cache

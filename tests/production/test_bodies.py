@@ -1,0 +1,192 @@
+"""Bodies as they arrive: with a length or in chunks, in pieces, and after `100 Continue`.
+
+Each test runs on both servers: uWSGI, and `python app.py`.
+"""
+
+import http.client
+import json
+import shutil
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from support.clients import assert_error
+from support.processes import CLEAN
+
+JSON = "application/json"
+FORM = "application/x-www-form-urlencoded"
+MULTIPART = "multipart/form-data; boundary=b"
+KIB_64 = 64 * 1024
+PLAIN = b'{"name": "milk"}'
+
+
+@pytest.fixture(params=["server", "development_server"])
+def each_server(request):
+    """First the production server, then the development server."""
+    return request.getfixturevalue(request.param)
+
+
+def post_todo(server, user, body, content_type=JSON):
+    """Add a todo. `body` is bytes, or an iterator, which is sent in chunks."""
+    headers = {"Content-Type": content_type}
+    return server.post("/todos", user.access, data=body, headers=headers)
+
+
+def in_chunks(body, size=8 * 1024):
+    """Yield the parts of a body. The client does not say how many there will be."""
+    for start in range(0, len(body), size):
+        yield body[start : start + size]
+
+
+@pytest.fixture(params=["length", "chunked"])
+def as_sent(request):
+    """The function that makes bytes a body: with a length, or in chunks."""
+    return in_chunks if request.param == "chunked" else bytes
+
+
+# The size.
+
+
+def test_body_of_up_to_64_kib_is_read(each_server, database, alice, as_sent):
+    for size in (len(PLAIN), KIB_64):
+        assert post_todo(each_server, alice, as_sent(PLAIN.ljust(size))).status_code == 201
+    assert [todo["name"] for todo in database.todos.find()] == ["milk", "milk"]
+
+
+@pytest.mark.parametrize("size", [KIB_64 + 1, 2_000_000], ids=["one byte over", "2 MB"])
+def test_body_over_64_kib_gives_413(each_server, database, alice, as_sent, size):
+    response = post_todo(each_server, alice, as_sent(PLAIN.ljust(size)))
+    assert_error(response, 413, "request_too_large")
+    assert not list(database.todos.find())
+
+
+def test_body_is_received_before_the_413(api, alice):
+    """Otherwise a client that is still sending sees a reset connection and no response."""
+    assert_error(post_todo(api, alice, b"x" * 20_000_000), 413, "request_too_large")
+
+
+def test_form_over_64_kib_is_not_cut_off(each_server, database, alice, as_sent):
+    body = b"name=milk" + b"&" * KIB_64 + b"done=true"
+    response = post_todo(each_server, alice, as_sent(body), FORM)
+    assert_error(response, 413, "request_too_large")
+    assert not list(database.todos.find())
+
+
+# Chunks.
+
+
+@pytest.mark.parametrize("size", [4, 100], ids=["small chunks", "one chunk"])
+def test_form_in_chunks_is_read(each_server, alice, size):
+    response = post_todo(each_server, alice, in_chunks(b"name=milk&done=true", size), FORM)
+    assert response.status_code == 201
+    assert response.json()["done"] is True
+
+
+def test_multipart_form_in_chunks_is_read(each_server, alice):
+    part = '--b\r\nContent-Disposition: form-data; name="{}"\r\n\r\n{}\r\n'.format
+    body = part("name", "milk") + part("done", "true") + "--b--\r\n"
+    response = post_todo(each_server, alice, in_chunks(body.encode(), 7), MULTIPART)
+    assert response.status_code == 201
+    assert response.json()["done"] is True
+
+
+def test_request_after_a_body_in_chunks_is_not_lost(api, alice):
+    """If the server closes a connection, the response must say so: the client uses it again."""
+    for _ in range(50):
+        assert post_todo(api, alice, in_chunks(PLAIN)).status_code == 201
+        assert api.get("/todos?limit=1", alice.access).status_code == 200
+
+
+# Pieces.
+
+
+def open_post(server, user, headers):
+    """Send the headers of a POST to /todos, and return the connection, which takes its body."""
+    headers = {"Authorization": f"Bearer {user.access}", "Content-Type": JSON} | headers
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    connection.putrequest("POST", "/todos")
+    for name, value in headers.items():
+        connection.putheader(name, value)
+    connection.endheaders()
+    return connection
+
+
+def as_chunk(body):
+    """Return a part of a body as a client sends it with Transfer-Encoding: chunked."""
+    return b"%x\r\n%s\r\n" % (len(body), body)
+
+
+LENGTH = {"Content-Length": len(PLAIN)}
+CHUNKED = {"Transfer-Encoding": "chunked"}
+# Headers, what follows them immediately, and what follows after a pause.
+PIECES = [
+    (LENGTH, b"", PLAIN),
+    (LENGTH, PLAIN[:5], PLAIN[5:]),
+    (CHUNKED, b"", as_chunk(PLAIN) + as_chunk(b"")),
+    (CHUNKED, as_chunk(PLAIN[:5]), as_chunk(PLAIN[5:]) + as_chunk(b"")),
+]
+
+
+def test_body_that_arrives_in_pieces_is_read(api, development_server, database, alice):
+    def send_slowly(server, headers, first, second):
+        connection = open_post(server, alice, headers)
+        connection.send(first)
+        # The pause is what is tested. All clients make it at the same time.
+        time.sleep(2.9)
+        connection.send(second)
+        return connection.getresponse().status
+
+    clients = [(server, *pieces) for server in (api, development_server) for pieces in PIECES]
+    with ThreadPoolExecutor(len(clients)) as pool:
+        statuses = list(pool.map(send_slowly, *zip(*clients, strict=True)))
+    assert statuses == [201] * 8
+    assert [todo["name"] for todo in database.todos.find()] == ["milk"] * 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("headers", [LENGTH, CHUNKED], ids=["length", "chunked"])
+def test_body_that_stops_arriving_gives_400(api, database, alice, headers):
+    connection = open_post(api, alice, headers)
+    connection.send(PLAIN[:5] if headers is LENGTH else as_chunk(PLAIN[:5]))
+    response = connection.getresponse()
+    error = json.loads(response.read())
+    assert (response.status, error["error"]) == (400, "bad_request")
+    assert error["message"].startswith("The body has not arrived completely")
+    assert not list(database.todos.find())
+
+
+# `Expect: 100-continue`.
+
+
+@pytest.mark.parametrize("headers", [LENGTH, CHUNKED], ids=["length", "chunked"])
+@pytest.mark.parametrize("expect", ["100-continue", "100-Continue"])
+def test_expect_gets_one_100_before_the_body(each_server, alice, headers, expect):
+    connection = open_post(each_server, alice, {**headers, "Expect": expect})
+    connection.sock.settimeout(5)
+    assert connection.sock.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    connection.send(PLAIN if headers is LENGTH else as_chunk(PLAIN) + as_chunk(b""))
+    # A second 100 would be taken for the response by some clients. This one would skip it.
+    assert connection.sock.recv(12) == b"HTTP/1.1 201"
+    connection.close()
+
+
+@pytest.mark.skipif(not shutil.which("curl", path=CLEAN["PATH"]), reason="there is no curl here")
+@pytest.mark.parametrize("send", ["-T", "--data-binary"])
+@pytest.mark.parametrize(("size", "status"), [(25, "201"), (2_000_000, "413")])
+def test_curl_that_expects_100_continue_does_not_wait(
+    each_server, alice, tmp_path, send, size, status
+):
+    file = tmp_path / "todo.json"
+    file.write_bytes(PLAIN.ljust(size))
+    # By default curl sends the body after a second, with or without a response.
+    command = ["curl", "--expect100-timeout", "60", "-s", "-o", tmp_path / "response"]
+    command += ["-w", "%{http_code}", "-X", "POST", send, file if send == "-T" else f"@{file}"]
+    authorization = f"Authorization: Bearer {alice.access}"
+    for header in ("Expect: 100-continue", f"Content-Type: {JSON}", authorization):
+        command += ["-H", header]
+    command += [f"{each_server.url}/todos"]
+    begin = time.monotonic()
+    done = subprocess.run(command, env=CLEAN, capture_output=True, text=True)
+    assert time.monotonic() - begin < 30
+    assert done.stdout == status

@@ -8,9 +8,9 @@ from pymongo import IndexModel, ReadPreference
 from pymongo.errors import (
     BulkWriteError,
     ConfigurationError,
-    DuplicateKeyError,
     InvalidName,
     InvalidOperation,
+    NotPrimaryError,
     OperationFailure,
     PyMongoError,
 )
@@ -112,14 +112,15 @@ def create_indexes():
 # The codes with which MongoDB says that a query is wrong in itself, which is a bug of this program:
 # BadValue, FailedToParse, TypeMismatch and so on. tests/README.md explains each. With any other
 # code MongoDB could execute the same query at another time, or with other settings.
-MISTAKES = {2, 9, 14, 15, 16, 22, 28, 40, 52, 53, 54, 56, 57, 66, 72, 168}
+MISTAKES = {2, 9, 14, 15, 16, 22, 28, 34, 40, 52, 53, 54, 55, 56, 57, 66, 72, 168, 241, 378}
+MISTAKES |= {10334, 11000}
 
 # What an operator has to do, for codes that waiting does not cure.
 ADVICE = {
     13: "the user in MONGODB_URI needs the role readWrite on this database",
     18: "the username or the password in MONGODB_URI is wrong, or authSource=admin is missing",
     59: "this is not MongoDB 4.4 or newer, or a product without one of its commands",
-    8000: "Atlas refuses: the free cluster may be full, or the user's rights may be missing",
+    8000: "Atlas refuses: the password may be wrong, rights missing, or the free cluster full",
     13297: "a database exists whose name differs only in upper and lower case: change MONGODB_URI",
     14031: "the disk is full",
 }
@@ -143,15 +144,19 @@ def is_outage(error):
     Unavailable is whatever time or an operator can cure: a failed connection, an election, a full
     pool of connections, a deadline that is over, missing rights, a full disk, another product.
     """
-    if isinstance(error, BulkWriteError):
-        return not any(write["code"] in MISTAKES for write in error.details["writeErrors"])
-    if isinstance(error, DuplicateKeyError):
-        # A username that is taken does not come here: resources/user.py expects it.
-        return False
     if isinstance(error, OperationFailure):
-        return error.code not in MISTAKES
+        return reply(error).get("code") not in MISTAKES
     # These two say that this program has called PyMongo wrongly.
     return not isinstance(error, (InvalidName, InvalidOperation))
+
+
+def reply(error):
+    """Return the document in which MongoDB describes an error, {} if it has not responded."""
+    details = getattr(error, "details", None) or {}
+    if isinstance(error, BulkWriteError):
+        # Several operations. The first that has failed says enough.
+        details = (details["writeErrors"] + details["writeConcernErrors"])[0]
+    return details
 
 
 def describe(error):
@@ -159,11 +164,11 @@ def describe(error):
     name = type(error).__name__
     if isinstance(error, IndexesRefused):
         return str(error)
-    if isinstance(error, OperationFailure):
+    if isinstance(error, (OperationFailure, NotPrimaryError)):
         # The server's message can hold the query or the key of a document. Its name is safe.
-        code_name = (error.details or {}).get("codeName", "no name")
-        advice = ADVICE.get(error.code)
-        return f"{name}, code {error.code} ({code_name})" + (f": {advice}" if advice else "")
+        code, code_name = reply(error).get("code"), reply(error).get("codeName", "no name")
+        advice = ADVICE.get(code)
+        return f"{name}, code {code} ({code_name})" + (f": {advice}" if advice else "")
     if isinstance(error, ConfigurationError):
         return f"{name}: {error}. This API needs MongoDB 4.4 or newer"
     # A failed connection: the message names hosts, and how they failed.

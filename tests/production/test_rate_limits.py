@@ -10,12 +10,12 @@ from datetime import datetime, timedelta
 import pytest
 from pymongo import MongoClient
 from support.actions import (
+    NEW_PASSWORD,
     change_password,
     code,
     delete_user,
     log_in,
     register,
-    tokens_of,
     unless_busy,
 )
 from support.clients import (
@@ -62,9 +62,10 @@ def assert_right(response):
 
 
 def let_time_pass(database, duration):
-    """Move all times that the rate limits have stored into the past."""
-    for document in database.rate_limits.find():
-        database.rate_limits.replace_one({"_id": document["_id"]}, earlier(document, duration))
+    """Move all times that the API has stored for the rate limits into the past."""
+    for collection in (database.rate_limits, database.users):
+        for document in collection.find():
+            collection.replace_one({"_id": document["_id"]}, earlier(document, duration))
 
 
 def earlier(value, duration):
@@ -117,11 +118,33 @@ def test_right_password_is_not_counted(api, alice, office):
         assert_wrong(log_in(api, "alice", address=office))
 
 
-def test_wrong_current_password_counts_like_wrong_login(api, alice, office):
-    for _ in range(5):
-        assert_wrong(log_in(api, "alice", address=office))
+def test_after_ten_wrong_current_passwords_of_session_right_one_is_rejected(api, alice):
+    other = alice.login()[0]
+    for _ in range(10):
+        assert_wrong(change_password(api, alice, current="wrong password"))
+    # From whatever address, the session has no more attempts.
+    assert_limited(change_password(api, alice, current="wrong password"), QUARTER)
+    assert_limited(change_password(api, alice), QUARTER)
+    assert_right(change_password(api, alice, other))
+
+
+def test_ten_wrong_current_passwords_include_concurrent_ones(api, alice):
+    responses = at_once(30, unless_busy, change_password, api, alice, None, "wrong password")
+    codes = Counter(code(response) for response in responses)
+    assert codes == {"invalid_credentials": 10, "too_many_attempts": 20}
+
+
+def test_refreshed_token_gets_no_attempts_at_current_password(api, alice):
+    refreshed = api.post("/refresh", alice.refresh).json()["access_token"]
+    response = change_password(api, alice, refreshed)
+    assert_error(response, 401, "fresh_token_required")
+
+
+def test_wrong_logins_and_wrong_current_passwords_do_not_count_together(api, alice, office):
+    for _ in range(10):
         assert_wrong(change_password(api, alice, current="wrong password", address=office))
-    assert_limited(change_password(api, alice, address=office), QUARTER)
+    for _ in range(10):
+        assert_wrong(log_in(api, "alice", address=office))
     assert_limited(log_in(api, "alice", PASSWORD, office), QUARTER)
 
 
@@ -358,22 +381,74 @@ def test_address_is_no_longer_own_after_30_days(api, database, alice, home):
 def test_next_user_with_username_inherits_no_own_address(api, database, alice, home):
     assert_right(log_in(api, "alice", PASSWORD, home))
     assert delete_user(api, alice).status_code == 200
+    # It even has the same password.
     InsertedUser(api, database, "alice")
     lock_username(api, "alice")
     assert_limited(log_in(api, "alice", PASSWORD, home), HOUR)
 
 
 @pytest.mark.slow
-def test_password_change_is_limited_by_username_and_address_only(api, alice, office):
+def test_new_password_leaves_one_own_address(api, alice, home):
+    # An attacker who knew the old password may have logged in from these.
+    before = [new_address() for _ in range(11)]
+    for address in before:
+        assert_right(log_in(api, "alice", PASSWORD, address))
+    assert_right(change_password(api, alice, address=home))
+    lock_username(api, "alice")
+    for address in before:
+        assert_limited(log_in(api, "alice", NEW_PASSWORD, address), HOUR)
+    assert_right(log_in(api, "alice", NEW_PASSWORD, home))
+
+
+@pytest.mark.slow
+def test_right_password_of_locked_username_makes_no_address_own(api, alice, office, home):
+    assert_right(log_in(api, "alice", PASSWORD, home))
+    lock_username(api, "alice")
+    for _ in range(2):
+        assert_limited(log_in(api, "alice", PASSWORD, office), HOUR)
+    assert_right(log_in(api, "alice", PASSWORD, home))
+    # The login from home has reset the counter of the username.
+    assert_right(log_in(api, "alice", PASSWORD, office))
+
+
+@pytest.mark.slow
+def test_latest_20_addresses_are_own(api, alice):
+    addresses = [new_address() for _ in range(22)]
+    # The first one is used again, and is not among the oldest two.
+    for address in addresses + addresses[:1]:
+        assert_right(log_in(api, "alice", PASSWORD, address))
+    lock_username(api, "alice")
+    for address in addresses[1:3]:
+        assert_limited(log_in(api, "alice", PASSWORD, address), HOUR)
+    for address in addresses[3:] + addresses[:1]:
+        assert_wrong(log_in(api, "alice", address=address))
+
+
+@pytest.mark.slow
+def test_addresses_of_one_ipv6_network_are_one_own_address(api, alice):
+    for number in range(30):
+        assert_right(log_in(api, "alice", PASSWORD, f"2001:db8:0:1::{number}"))
+    lock_username(api, "alice")
+    assert_wrong(log_in(api, "alice", address="2001:db8:0:1:ffff::1"))
+    assert_limited(log_in(api, "alice", PASSWORD, "2001:db8:0:2::1"), HOUR)
+
+
+@pytest.mark.slow
+def test_user_stored_by_earlier_version_gets_own_addresses(api, database, alice, home):
+    assert "addresses" not in database.users.find_one()
+    assert_right(log_in(api, "alice", PASSWORD, home))
+    lock_username(api, "alice")
+    assert_right(log_in(api, "alice", PASSWORD, home))
+
+
+@pytest.mark.slow
+def test_password_change_is_limited_by_its_session_only(api, alice, office):
     lock_username(api, "alice")
     sends = log_ins([api], lambda n: f"user{n}", lambda n: office)
     assert codes_of(sends) == {"invalid_credentials": 100}
     assert_limited(log_in(api, "bob", address=office), QUARTER)
     assert_limited(log_in(api, "alice", PASSWORD), HOUR)
-    access, _ = tokens_of(change_password(api, alice, address=office))
-    for _ in range(10):
-        assert_wrong(change_password(api, alice, access, "wrong password", address=office))
-    assert_limited(change_password(api, alice, access, address=office), QUARTER)
+    assert_right(change_password(api, alice, address=office))
 
 
 @pytest.mark.slow

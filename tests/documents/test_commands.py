@@ -7,13 +7,27 @@ import subprocess
 import sys
 
 import pytest
-from support.documents import BLOCK, DOCUMENTS, LAB, README, blocks_without_output, fenced, table
+from support.documents import (
+    BLOCK,
+    BOOK,
+    DOCUMENTS,
+    LAB,
+    README,
+    blocks_without_output,
+    fenced,
+    table,
+)
 from support.processes import CLEAN, ROOT
 
 from app import app
 
 BLOCKS = [block for document in DOCUMENTS for block in blocks_without_output(document)]
-PYTEST = re.findall("^python -m pytest.*", "\n".join(blocks_without_output(LAB)), re.MULTILINE)
+# The commands that find tests. In the rest of the book, the reader writes the tests first.
+PYTEST = re.findall(
+    "^python -m pytest.*",
+    "\n".join(blocks_without_output(LAB) + fenced("sh", BOOK.chapter("Debugging"))),
+    re.MULTILINE,
+)
 # How a block begins that no test should run: it needs an account, a download, another terminal or
 # many minutes, or another test runs it.
 NOT_RUN = re.compile(

@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import socket
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import unquote_to_bytes
 
 import gevent
 import gevent.socket
@@ -22,19 +22,33 @@ from werkzeug.exceptions import HTTPException
 from resources import passwords
 from resources.errors import fail
 
-# How many requests of a worker may hash at the same time. tests/README.md has the measurements.
-HASHING_SLOTS = 1
+# How many requests of a worker may hold a slot at the same time: while the hash of one is computed,
+# the other sends its queries. tests/README.md has the measurements.
+HASHING_SLOTS = 2
 
 # In seconds, for a whole body. A client that sends a byte now and then has no longer.
 BODY_SECONDS = 10
 # In seconds, for what a client still sends after it got an error.
 LINGER_SECONDS = 2
 
+# What every request has.
+REQUIRED = {
+    "REQUEST_METHOD",
+    "REQUEST_URI",
+    "PATH_INFO",
+    "QUERY_STRING",
+    "SERVER_NAME",
+    "SERVER_PORT",
+    "REMOTE_ADDR",
+}
 # RFC 9110, 5.6.2.
 METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # RFC 9112, 3.2.1 and 3.2.2: a path, or a whole URL. No target holds white space or a fragment.
 ORIGIN_FORM = re.compile(r"/[^\0- \x7f#]*")
-ABSOLUTE_FORM = re.compile(r"https?://[^\0- \x7f#/?]+([/?][^\0- \x7f#]*)?", re.IGNORECASE)
+ABSOLUTE_FORM = re.compile(
+    r"https?://(?P<host>[^\0- \x7f#/?]+)(?P<path>/[^\0- \x7f#?]*)?(\?[^\0- \x7f#]*)?",
+    re.IGNORECASE,
+)
 
 
 # A worker.
@@ -42,9 +56,10 @@ ABSOLUTE_FORM = re.compile(r"https?://[^\0- \x7f#/?]+([/?][^\0- \x7f#]*)?", re.I
 
 def prepare_worker():
     """Prepare a worker. uWSGI calls this in each one, after it has forked it from the master."""
-    # A hash in a greenlet would stop all other requests of the worker. So a thread computes it.
-    threads = gevent.threadpool.ThreadPoolExecutor(HASHING_SLOTS)
-    passwords.queue = passwords.HashingQueue(HASHING_SLOTS, threads)
+    # A hash in a greenlet would stop all other requests of the worker. So a thread computes it, and
+    # only one, because two would take both processors of a small dyno from the read requests.
+    thread = gevent.threadpool.ThreadPoolExecutor(max_workers=1)
+    passwords.queue = passwords.HashingQueue(HASHING_SLOTS, thread)
     # `spawn` calls this in a greenlet, when uWSGI has installed its own handler, which ends the
     # worker immediately.
     gevent.spawn(signal.signal, signal.SIGTERM, end_gracefully)
@@ -84,20 +99,20 @@ class PlainRequests:
 def check_request_line(environ):
     """Abort with 400 if this is not the first line of an HTTP request."""
     # uWSGI leaves out what it does not find, and what does not fit its buffer: a long query.
-    required = {"REQUEST_METHOD", "REQUEST_URI", "PATH_INFO", "QUERY_STRING", "REMOTE_ADDR"}
-    if not required <= environ.keys() or not METHOD.fullmatch(environ["REQUEST_METHOD"]):
+    if not REQUIRED <= environ.keys() or not METHOD.fullmatch(environ["REQUEST_METHOD"]):
         fail("bad_request", "The request line is malformed, or too long.")
     if environ.get("SERVER_PROTOCOL") not in ("HTTP/1.0", "HTTP/1.1"):
         fail("bad_request", "The request line must end with HTTP/1.1 or HTTP/1.0.")
     target = environ["REQUEST_URI"]
     if ORIGIN_FORM.fullmatch(target):
         return
-    if not ABSOLUTE_FORM.fullmatch(target):
+    url = ABSOLUTE_FORM.fullmatch(target)
+    if not url:
         fail("bad_request", "The request line must hold a path, such as /todos, or a whole URL.")
-    url = urlsplit(target)
-    environ["HTTP_HOST"] = url.netloc
+    environ["HTTP_HOST"] = url["host"]
     # PEP 3333: the bytes of the path, each as one character.
-    environ["PATH_INFO"] = unquote_to_bytes(url.path or "/").decode("latin-1")
+    path = (url["path"] or "/").encode("latin-1")
+    environ["PATH_INFO"] = unquote_to_bytes(path).decode("latin-1")
 
 
 def check_framing(environ, most):
@@ -105,13 +120,16 @@ def check_framing(environ, most):
 
     Two programs that understand such headers differently see different requests (RFC 9112, 11.2).
     """
+    if any(name.endswith((" ", "\t")) for name in environ):
+        fail("bad_request", "The colon of a header must be directly behind its name.")
     coding = environ.get("HTTP_TRANSFER_ENCODING")
     # If a header is repeated, uWSGI joins the values with commas.
-    length = environ.get("CONTENT_LENGTH", "0").strip()
+    length = environ.get("CONTENT_LENGTH", "0")
     if coding is not None and "CONTENT_LENGTH" in environ:
         fail("bad_request", "Send either Content-Length or Transfer-Encoding, not both.")
-    if coding is not None and coding.strip().lower() != "chunked":
+    if coding is not None and coding.strip(" \t").lower() != "chunked":
         fail("bad_request", "The header Transfer-Encoding must be chunked, or be left out.")
+    # Not even a space behind the number: uWSGI would count it as a digit.
     if not re.fullmatch("[0-9]+", length):
         fail("bad_request", "The header Content-Length must be one number, in digits.")
     # Python converts no number of thousands of digits.
@@ -122,15 +140,15 @@ def check_framing(environ, most):
 def receive_body(environ, most):
     """Replace the connection by the body that has arrived from it. Aborts with 400 or 413."""
     chunked = "HTTP_TRANSFER_ENCODING" in environ
-    if not chunked and environ.get("CONTENT_LENGTH", "0").strip().strip("0") == "":
+    if not chunked and int(environ.get("CONTENT_LENGTH", 0)) == 0:
         return
-    if environ.get("HTTP_EXPECT", "").lower() == "100-continue":
-        # RFC 9110, 10.1.1: the client waits for this before it sends the body.
-        os.write(uwsgi.connection_fd(), b"HTTP/1.1 100 Continue\r\n\r\n")
     body = None
     # uWSGI raises OSError if the connection ends, a chunk is malformed or the time is over.
-    with gevent.Timeout(BODY_SECONDS, False), contextlib.suppress(OSError):
-        body = join_chunks(most) if chunked else environ["wsgi.input"].read()
+    with contextlib.suppress(OSError), waking_after(BODY_SECONDS):
+        if expects_100_continue(environ):
+            os.write(uwsgi.connection_fd(), b"HTTP/1.1 100 Continue\r\n\r\n")
+        # Not `read`, which would wait again after it was woken.
+        body = join_chunks(most) if chunked else b"".join(environ["wsgi.input"].readlines())
     if body is None and chunked:
         fail(
             "bad_request",
@@ -143,6 +161,29 @@ def receive_body(environ, most):
     environ.pop("HTTP_TRANSFER_ENCODING", None)
     environ["CONTENT_LENGTH"] = str(len(body))
     environ["wsgi.input"] = io.BytesIO(body)
+
+
+def expects_100_continue(environ):
+    """Return whether the client waits for a `100 Continue` before it sends the body.
+
+    RFC 9110, 10.1.1: in any case of letters, and never in HTTP/1.0.
+    """
+    expected = environ.get("HTTP_EXPECT", "").lower()
+    return "100-continue" in expected and environ["SERVER_PROTOCOL"] == "HTTP/1.1"
+
+
+@contextlib.contextmanager
+def waking_after(seconds):
+    """After so many seconds within a block, wake this greenlet if it waits for the client.
+
+    uWSGI, which waits, then reads from the connection, finds nothing and raises OSError. With an
+    exception in place of that, such as gevent's Timeout, uWSGI would leave its watcher of the
+    connection behind. When the connection is closed, gevent aborts the whole process because of it.
+    """
+    # If bytes do arrive at that moment, uWSGI goes on. So the greenlet is woken repeatedly.
+    with gevent.get_hub().loop.timer(seconds, repeat=0.1) as timer:
+        timer.start(gevent.getcurrent().switch)
+        yield
 
 
 def join_chunks(most):
@@ -171,9 +212,13 @@ def send_and_linger(response):
         *[f"{name}: {value}" for name, value in response.headers],
     ]
     head += ["Connection: close", "", ""]
-    connection = gevent.socket.socket(fileno=os.dup(uwsgi.connection_fd()))
-    with connection, gevent.Timeout(LINGER_SECONDS, False), contextlib.suppress(OSError):
-        connection.sendall("\r\n".join(head).encode() + response.get_data())
-        connection.shutdown(socket.SHUT_WR)
-        while connection.recv(64 * 1024):
-            pass
+    connection = gevent.socket.socket(fileno=uwsgi.connection_fd())
+    try:
+        with gevent.Timeout(LINGER_SECONDS, False), contextlib.suppress(OSError):
+            connection.sendall("\r\n".join(head).encode() + response.get_data())
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(64 * 1024):
+                pass
+    finally:
+        # uWSGI closes the connection.
+        connection.detach()

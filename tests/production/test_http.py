@@ -1,0 +1,405 @@
+"""How a request is framed: its first line, its headers, where its body ends, and `Expect`."""
+
+import json
+import random
+
+import pytest
+from support.clients import assert_error
+from support.connections import (
+    TWO_MEGABYTES,
+    RawResponse,
+    chunks,
+    connect,
+    head,
+    received,
+    send,
+    sent_despite_reset,
+)
+
+BODY = b'{"name": "milk", "done": true}'
+HTTP_ERROR = b"HTTP/1.1 4"
+
+
+def post(user, *headers, version="1.1"):
+    """Return the first line and the headers of a request that adds a todo."""
+    return head(
+        f"POST /todos HTTP/{version}",
+        "Content-Type: application/json",
+        f"Authorization: Bearer {user.access}",
+        *headers,
+    )
+
+
+def assert_rejected(api, database, request):
+    """Assert an error response to a request whose client sends on, and that nothing changes."""
+    response = send(api, request + TWO_MEGABYTES)
+    assert response.data.startswith(HTTP_ERROR)
+    code = "request_too_large" if response.status_code == 413 else "bad_request"
+    assert_error(response, {"request_too_large": 413, "bad_request": 400}[code], code)
+    assert database.todos.count_documents({}) == 0
+    return response
+
+
+def assert_added(database, response, todos=1):
+    """Assert that a request has added the todo of BODY."""
+    assert response.status_code == 201, response.data
+    stored = [(todo["name"], todo["done"]) for todo in database.todos.find()]
+    assert stored == [("milk", True)] * todos
+
+
+# The first line.
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        # Something is missing.
+        b"",
+        b" ",
+        b"POST",
+        b"POST /todos",
+        b"POST /todos ",
+        b"/todos HTTP/1.1",
+        b"HTTP/1.1",
+        # The protocol.
+        b"POST /todos HTTP",
+        b"POST /todos http/1.1",
+        b"POST /todos HTTP/1.1 ",
+        b"POST /todos HTTP/1.10",
+        b"POST /todos HTTP/2.0",
+        b"PRI * HTTP/2.0",
+        b"POST /todos <script>",
+        # Spaces.
+        b" POST /todos HTTP/1.1",
+        b"POST  /todos HTTP/1.1",
+        b"POST /todos  HTTP/1.1",
+        b"POST /to dos HTTP/1.1",
+        b"POST\t/todos\tHTTP/1.1",
+        b"POST /todos\tHTTP/1.1",
+        b"\r\nPOST /todos HTTP/1.1",
+        # The method.
+        b"PO(ST /todos HTTP/1.1",
+        b"POST: /todos HTTP/1.1",
+        b"P\xc3\x96ST /todos HTTP/1.1",
+        # Other forms of the target.
+        b"POST todos HTTP/1.1",
+        b"POST ?limit=1 HTTP/1.1",
+        b"OPTIONS * HTTP/1.1",
+        b"CONNECT x:443 HTTP/1.1",
+        b"POST x:443 HTTP/1.1",
+        b"POST http:/todos HTTP/1.1",
+        b"POST http:///todos HTTP/1.1",
+        b"POST ftp://x/todos HTTP/1.1",
+        b"POST //x/todos#top HTTP/1.1",
+        # A fragment.
+        b"POST /todos#top HTTP/1.1",
+        b"POST /todos?limit=1#top HTTP/1.1",
+        b"POST http://x/todos#top HTTP/1.1",
+        # Control characters.
+        b"POST /todos\x00 HTTP/1.1",
+        b"POST /todos\x01 HTTP/1.1",
+        b"POST /todos?\x0b HTTP/1.1",
+        b"POST /todos\x7f HTTP/1.1",
+        b"POST http://x\x01/todos HTTP/1.1",
+        b"POST /todos\n HTTP/1.1",
+    ],
+    ids=repr,
+)
+def test_first_line_that_is_not_http_is_400(api, database, alice, line):
+    request = post(alice, b"Content-Length: %d" % len(BODY)) + BODY
+    assert_rejected(api, database, request.replace(b"POST /todos HTTP/1.1", line, 1))
+
+
+@pytest.mark.parametrize("rest", [b"", b"\r\nX: HTTP/1.1", b"\nHost: x"], ids=repr)
+def test_first_line_without_headers_that_is_not_http_is_400(api, database, rest):
+    assert_rejected(api, database, b"GET /todos" + rest + b"\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"/todos",
+        b"/todos?",
+        b"/%74odos",
+        b"http://x/todos",
+        b"HTTP://X:80/todos",
+        b"https://user@x/todos?a=b",
+        b"http://[::1]:80/%74odos",
+        # A name that is not one. The API does not look at it.
+        b"http://[/todos",
+        b"http://[x]/todos",
+        b"http://\xff/todos",
+    ],
+    ids=repr,
+)
+def test_target_is_a_path_or_a_whole_url(api, database, alice, target):
+    request = post(alice, b"Content-Length: %d" % len(BODY)) + BODY
+    assert_added(database, send(api, request.replace(b"/todos", target, 1)))
+
+
+@pytest.mark.parametrize(
+    "path", [b"", b"/", b"?limit=1", b"/nowhere", b"/todos/", b"/%ff", b"/\xff"]
+)
+def test_path_of_a_whole_url_means_what_it_means_alone(api, path):
+    alone = path if path.startswith(b"/") else b"/" + path
+    of_url = send(api, head(b"GET http://x%s HTTP/1.1" % path))
+    assert_error(of_url, 404, "not_found")
+    assert of_url.data == send(api, head(b"GET %s HTTP/1.1" % alone)).data
+
+
+def test_query_of_a_whole_url_is_read(api, alice):
+    for _ in range(2):
+        alice.add()
+    for target in (b"/todos?limit=1", b"http://x/todos?limit=1"):
+        line = b"GET %s HTTP/1.1" % target
+        response = send(api, head(line, f"Authorization: Bearer {alice.access}"))
+        assert len(response.json()["todos"]) == 1
+
+
+def test_http_1_0_is_served(api, database, alice):
+    request = post(alice, b"Content-Length: %d" % len(BODY), version="1.0") + BODY
+    assert_added(database, send(api, request))
+
+
+# Long requests. uWSGI keeps 32 KiB of them, in which some parts are twice.
+
+
+def test_long_query_is_read_or_rejected_and_never_dropped(api, alice):
+    for _ in range(2):
+        alice.add()
+    results = {}
+    for size in [1000, 15_000, *range(15_700, 16_500, 10), 20_000, 30_000]:
+        # Without the query, both todos are on the page.
+        line = b"GET /todos?limit=1%s HTTP/1.1" % (b"&" * size)
+        data = sent_despite_reset(api, head(line, f"Authorization: Bearer {alice.access}"))
+        # uWSGI closes the connection if the query fits and the headers do not.
+        results[size] = RawResponse(data).status_code if data else None
+        if results[size] == 200:
+            assert len(RawResponse(data).json()["todos"]) == 1
+        elif results[size]:
+            assert_error(RawResponse(data), 400, "bad_request")
+    assert [results[size] for size in (1000, 15_000, 20_000, 30_000)] == [200, 200, 400, 400]
+
+
+def test_headers_near_the_limit_are_read_or_rejected_and_never_dropped(api, database, alice):
+    results = set()
+    for size in [1000, *range(31_500, 32_800, 10), 40_000, 100_000]:
+        request = post(alice, b"X: " + b"x" * size, b"Content-Length: %d" % len(BODY)) + BODY
+        data = sent_despite_reset(api, request)
+        # uWSGI closes the connection of headers that do not fit.
+        results.add(RawResponse(data).status_code if data else None)
+    assert results == {201, None}
+    assert {todo["name"] for todo in database.todos.find()} == {"milk"}
+
+
+# Where the body ends.
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [b"Content-Length: 30", b"Content-Length: 30"],
+        [b"Content-Length: 30", b"content-length: 5"],
+        [b"Content-Length: 30, 30"],
+        [b"Content-Length: +30"],
+        [b"Content-Length: -5"],
+        [b"Content-Length: 0x1e"],
+        [b"Content-Length: 30.0"],
+        [b"Content-Length: 3e1"],
+        [b"Content-Length: 3 0"],
+        [b"Content-Length: 3_0"],
+        [b"Content-Length: \xd9\xa3\xd9\xa0"],
+        [b"Content-Length:"],
+        [b"Content-Length:    "],
+        [b"Content-Length: \t30"],
+        [b"Content-Length: 30 "],
+        [b"Content-Length: 4\t"],
+        [b"Content-Length:\r\n 30"],
+        [b"Content-Length: 30", b"Transfer-Encoding: chunked"],
+        [b"Transfer-Encoding: chunked", b"Content-Length: 30"],
+        [b"Transfer-Encoding: gzip", b"Content-Length: 30"],
+    ],
+    ids=repr,
+)
+def test_content_length_that_is_not_one_number_is_400(api, database, alice, headers):
+    response = assert_rejected(api, database, post(alice, *headers) + BODY)
+    assert response.status_code == 400
+    assert "Content-Length" in response.json()["message"]
+
+
+@pytest.mark.parametrize("length", ["65537", "4294967326", "18446744073709551646", "9" * 5000])
+def test_content_length_over_64_kib_is_413(api, database, alice, length):
+    response = assert_rejected(api, database, post(alice, f"Content-Length: {length}"))
+    assert response.status_code == 413
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [b"Transfer-Encoding: gzip"],
+        [b"Transfer-Encoding: identity"],
+        [b"Transfer-Encoding: gzip, chunked"],
+        [b"Transfer-Encoding: chunked, identity"],
+        [b"Transfer-Encoding: chunked, chunked"],
+        [b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"],
+        [b"Transfer-Encoding: chunked", b"Transfer-Encoding: gzip"],
+        [b"Transfer-Encoding: chunked;q=1"],
+        [b"Transfer-Encoding: xchunked"],
+        [b"Transfer-Encoding: \x0bchunked"],
+        [b"Transfer-Encoding:"],
+    ],
+    ids=repr,
+)
+def test_transfer_encoding_other_than_chunked_is_400(api, database, alice, headers):
+    response = assert_rejected(api, database, post(alice, *headers) + chunks(BODY))
+    assert response.status_code == 400
+    assert "Transfer-Encoding" in response.json()["message"]
+
+
+@pytest.mark.parametrize(
+    "header", [b"Content-Length : 30", b"Transfer-Encoding\t: chunked", b"X : y"], ids=repr
+)
+def test_space_before_the_colon_of_a_header_is_400(api, database, alice, header):
+    assert_rejected(api, database, post(alice, header) + chunks(BODY))
+
+
+@pytest.mark.parametrize("name", ["chunked", "CHUNKED", "Chunked", "chunked "])
+@pytest.mark.parametrize("size", [1, 7, None])
+def test_chunks_of_any_size_are_read(api, database, alice, name, size):
+    request = post(alice, f"Transfer-Encoding: {name}") + chunks(BODY, size)
+    assert_added(database, send(api, request))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"1E\r\n" + BODY + b"\r\n0\r\n\r\n",
+        b"0" * 1000 + b"1e\r\n" + BODY + b"\r\n000\r\n\r\n",
+        b"1e\r\n" + BODY + b"\r\n0\r\nX-Checksum: 1\r\n\r\n",
+    ],
+    ids=["upper case", "zeros", "trailer"],
+)
+def test_spellings_of_chunks_are_read(api, database, alice, body):
+    assert_added(database, send(api, post(alice, "Transfer-Encoding: chunked") + body))
+
+
+@pytest.mark.parametrize("size", [1, 1000, 65_535, None])
+def test_body_of_64_kib_is_read_in_chunks_and_one_byte_more_is_413(api, database, alice, size):
+    largest = BODY + b" " * (64 * 1024 - len(BODY))
+    request = post(alice, "Transfer-Encoding: chunked")
+    assert_added(database, send(api, request + chunks(largest, size)))
+    database.todos.delete_many({})
+    response = assert_rejected(api, database, request + chunks(largest + b" ", size))
+    assert response.status_code == 413
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"1e;name=value\r\n" + BODY + b"\r\n0\r\n\r\n",
+        b"1e ;x\r\n" + BODY + b"\r\n0\r\n\r\n",
+        b"1e \r\n" + BODY + b"\r\n0\r\n\r\n",
+        b"1e\n" + BODY + b"\n0\n\n",
+        b"-5\r\n" + BODY + b"\r\n0\r\n\r\n",
+        b'"1e"\r\n' + BODY + b"\r\n0\r\n\r\n",
+        b"f" * 40 + b"\r\n" + BODY + b"\r\n0\r\n\r\n",
+        b"1e8480\r\n",
+        b"0" * 100_000 + b"1e\r\n" + BODY + b"\r\n0\r\n\r\n",
+    ],
+    ids=lambda body: repr(body[:16]),
+)
+def test_chunk_that_uwsgi_does_not_read_is_400(api, database, alice, body):
+    request = post(alice, "Transfer-Encoding: chunked")
+    assert_rejected(api, database, request + body)
+
+
+@pytest.mark.parametrize("size", [1, 8, None])
+def test_body_that_is_cut_off_is_400(api, database, alice, size):
+    whole = chunks(BODY, size)
+    requests = [post(alice, "Transfer-Encoding: chunked") + whole[:-cut] for cut in (5, 9, 20)]
+    requests += [post(alice, f"Content-Length: {len(BODY)}") + BODY[:-1]]
+    for request in requests:
+        assert_error(send(api, request, half_close=True), 400, "bad_request")
+    assert database.todos.count_documents({}) == 0
+
+
+def test_body_arrives_unchanged_in_whatever_pieces(api, database, alice):
+    numbers = random.Random(25)
+    for round_ in range(40):
+        description = "".join(numbers.choices("ab \u00e9\U0001f600", k=numbers.randrange(9_000)))
+        spaces = "".join(numbers.choices(" \n\r", k=numbers.randrange(20_000)))
+        todo = {"name": "milk", "description": description}
+        body = (json.dumps(todo, ensure_ascii=False, indent=1) + spaces).encode()
+        if round_ % 2:
+            request = post(alice, f"Content-Length: {len(body)}") + body
+        else:
+            size = numbers.randrange(1, 3000)
+            request = post(alice, "Transfer-Encoding: chunked") + chunks(body, size)
+        cuts = sorted(numbers.choices(range(len(request)), k=numbers.randrange(6)))
+        pieces = [request[a:b] for a, b in zip([0, *cuts], [*cuts, None], strict=True)]
+        response = send(api, *pieces, pause=0.001)
+        assert response.status_code == 201, response.data
+        assert response.json()["description"] == description
+    assert database.todos.count_documents({}) == 40
+
+
+# Expect.
+
+
+def framed(framing):
+    """Return the header and the bytes of BODY in this framing."""
+    if framing == "length":
+        return f"Content-Length: {len(BODY)}", BODY
+    return "Transfer-Encoding: chunked", chunks(BODY, 10)
+
+
+@pytest.mark.parametrize("value", ["100-continue", "100-Continue", "100-CONTINUE", "100-continue "])
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_expect_is_answered_once_before_the_body(api, database, alice, value, framing):
+    header, body = framed(framing)
+    with connect(api) as connection:
+        connection.sendall(post(alice, header, f"Expect: {value}"))
+        assert connection.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(body)
+        response = received(connection)
+    assert b"100 Continue" not in response
+    assert_added(database, RawResponse(response))
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_expect_is_ignored_in_http_1_0(api, database, alice, framing):
+    header, body = framed(framing)
+    request = post(alice, header, "Expect: 100-continue", version="1.0")
+    assert_added(database, send(api, request + body))
+
+
+def test_expect_without_a_body_is_ignored(api, alice):
+    request = head("GET /todos HTTP/1.1", f"Authorization: Bearer {alice.access}", "Expect: x")
+    for value in (b"100-continue", b"200-ok"):
+        assert send(api, request.replace(b"Expect: x", b"Expect: " + value)).status_code == 200
+
+
+@pytest.mark.parametrize("header", ["Content-Length: 65537", "Content-Length: -5"])
+def test_expect_of_a_body_that_is_rejected_gets_the_error_alone(api, database, alice, header):
+    assert_rejected(api, database, post(alice, header, "Expect: 100-continue"))
+
+
+# The end of a connection.
+
+
+def test_client_that_closes_its_sending_side_gets_the_response(api, database, alice):
+    token = f"Authorization: Bearer {alice.access}"
+    get = send(api, head("GET /todos HTTP/1.1", token), half_close=True)
+    assert get.status_code == 200 and get.json() == {"todos": [], "next": None}
+    for number, framing in enumerate(("length", "chunked"), 1):
+        header, body = framed(framing)
+        response = send(api, post(alice, header) + body, half_close=True)
+        assert_added(database, response, todos=number)
+
+
+def test_response_says_that_the_connection_is_closed(api):
+    """Heroku's router would otherwise send the next request on a connection that is gone."""
+    for line in ("GET /todos HTTP/1.1", "GET /todos HTTP/2.0"):
+        response = send(api, head(line))
+        assert response.headers["Connection"] == "close"
+        assert response.text.endswith("}\n")

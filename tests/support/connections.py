@@ -1,0 +1,78 @@
+"""Connections on which a test writes bytes itself, as no HTTP client would send them."""
+
+import contextlib
+import json
+import socket
+import time
+
+from requests.structures import CaseInsensitiveDict
+
+# What a client may still be sending when the server has found an error.
+TWO_MEGABYTES = b" " * 2_000_000
+
+
+def connect(server):
+    """Open a connection to the server."""
+    return socket.create_connection(("127.0.0.1", server.port), timeout=60)
+
+
+def send(server, *parts, pause=0, half_close=False):
+    """Send the parts of a request with a pause before each, and return the response.
+
+    Fails if the connection is reset, even behind the response: the client of another operating
+    system would then have lost the response.
+    """
+    with connect(server) as connection:
+        for part in parts:
+            time.sleep(pause)
+            connection.sendall(part)
+        if half_close:
+            connection.shutdown(socket.SHUT_WR)
+        return RawResponse(received(connection))
+
+
+def received(connection):
+    """Return all bytes that come until the server closes the connection."""
+    return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def sent_despite_reset(server, *parts):
+    """Send the parts of a request, and return all bytes that come until the connection ends."""
+    data = b""
+    with connect(server) as connection, contextlib.suppress(ConnectionError):
+        for part in parts:
+            connection.sendall(part)
+        while part := connection.recv(65536):
+            data += part
+    return data
+
+
+class RawResponse:
+    """A response with what `assert_error` reads of it. `data` is all that was received."""
+
+    def __init__(self, data):
+        self.data = data
+        head, _, body = data.partition(b"\r\n\r\n")
+        first, *lines = head.decode("latin-1").split("\r\n")
+        assert first.startswith(("HTTP/1.1 ", "HTTP/1.0 ")), data[:200]
+        self.status_code = int(first.split(" ")[1])
+        self.headers = CaseInsensitiveDict(line.split(": ", 1) for line in lines)
+        assert len(self.headers) == len(lines), head
+        self.text = body.decode()
+
+    def json(self):
+        """Return the value of the body."""
+        return json.loads(self.text)
+
+
+def head(line, *headers):
+    """Return the first line and the headers of a request, each a string or bytes."""
+    lines = [line, "Host: x", *headers, "", ""]
+    return b"\r\n".join(part.encode() if isinstance(part, str) else part for part in lines)
+
+
+def chunks(body, size=None):
+    """Return a body in chunks of this size (by default in one), with the last chunk."""
+    size = size or len(body)
+    parts = [body[start : start + size] for start in range(0, len(body), size)]
+    return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"

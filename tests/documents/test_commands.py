@@ -32,7 +32,8 @@ PYTEST = re.findall(
 # many minutes, or another test runs it.
 NOT_RUN = re.compile(
     r"git |heroku |mongodump |export |url=https|\.ci/run|\. env/bin/activate|python3 -m venv env"
-    r"|python app\.py|python -m pytest|python tests/\w+\.py|npx --yes (newman|mongosh)|PORT=5001"
+    r"|python app\.py|python -m (pytest|coverage)|python tests/\w+\.py|npx --yes (newman|mongosh)"
+    r"|PORT=5001"
     r"|curl -s http://127\.0\.0\.1:5001|curl -s .*\n\(for login in|url=.*(\n.*)*-d priority=high"
 )
 

@@ -100,7 +100,7 @@ def copy_project(folder):
 @pytest.fixture
 def project(tmp_path):
     """A copy of the project for one test."""
-    return copy_project(tmp_path / "project")
+    return copy_project(tmp_path / "copy")
 
 
 @pytest.fixture(scope="session")
@@ -108,7 +108,7 @@ def development_server(mongod, tmp_path_factory):
     """`python app.py` for all tests, with the database and the secret of the production server."""
     folder = tmp_path_factory.mktemp("development")
     # In a copy, because the server starts again whenever you save one of its files.
-    project = copy_project(folder / "project")
+    project = copy_project(folder / "copy")
     command = [sys.executable, "app.py"]
     server = Server(command, folder / "log", mongod.uri, cwd=project, JWT_SECRET_KEY=SECRET)
     yield server.wait()
@@ -124,7 +124,7 @@ def start(tmp_path):
         command = procfile_command()
         if options:
             # Without --ini, uWSGI reads the file after the options, and the file wins.
-            command = [command[0], "--ini", command[1], *options]
+            command = [command[0], "--ini", *command[1:], *options]
         server = Server(command, tmp_path / f"log{len(servers)}", uri, **settings)
         servers.append(server)
         return server.wait() if wait else server

@@ -197,7 +197,11 @@ def procfile_command():
     """Return the command of the Procfile. On Windows, where uWSGI does not run: `app.py`."""
     if not shutil.which("uwsgi", path=CLEAN["PATH"]):
         return [sys.executable, "app.py"]
-    return shlex.split(parse_procfile((ROOT / "Procfile").read_text()).processes["web"])
+    command = shlex.split(parse_procfile((ROOT / "Procfile").read_text()).processes["web"])
+    # The package coverage measures this process, and those that it starts.
+    if "COVERAGE_PROCESS_CONFIG" in CLEAN:
+        command += ["--import", str(ROOT / "tests" / "support" / "measured.py")]
+    return command
 
 
 def with_stats(start, uri, **settings):

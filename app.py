@@ -44,20 +44,9 @@ class TodoApp(Flask):
             "Exception on %s [%s]%s",
             request.url_rule,
             request.method,
-            request_id(),
+            errors.request_id(),
             exc_info=exc_info,
         )
-
-
-def request_id():
-    """Return Heroku's id of the request for the log, "" if there is none.
-
-    The router's log has the same id. A client can send the header as well, so only the form that
-    Heroku writes is logged.
-    """
-    value = request.headers.get("X-Request-ID", "")
-    found = re.fullmatch("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", value)
-    return f" request_id={value}" if found else ""
 
 
 # No static folder: there are no files to serve.
@@ -154,7 +143,7 @@ def database_error(error):
     if not db.is_outage(error):
         # In place of the error, whose message can hold a username. The traceback stays.
         raise RuntimeError(description).with_traceback(error.__traceback__) from None
-    app.logger.error("MongoDB: %s%s", description, request_id())
+    errors.log_error(f"MongoDB: {description}")
     return error_response("database_unavailable", retry_after=2)
 
 

@@ -1,8 +1,9 @@
-"""The errors: their codes, and the response for each."""
+"""The errors: their codes, the response for each, and what the log says of them."""
 
 import json
+import re
 
-from flask import Response, abort
+from flask import Response, abort, current_app, request
 
 # For each code, which is for a program, the status and the message, which is for a person.
 ERRORS = {
@@ -84,3 +85,19 @@ def build(status, code, message):
     """Return a response with the only error body of this API."""
     body = json.dumps({"message": message, "error": code}) + "\n"
     return Response(body, status, HEADERS, content_type="application/json")
+
+
+def log_error(message):
+    """Log an error that an operator has to look into. `message` holds nothing about a user."""
+    current_app.logger.error("%s%s", message, request_id())
+
+
+def request_id():
+    """Return Heroku's id of the request for the log, "" if there is none.
+
+    The router's log has the same id. A client can send the header as well, so only the form that
+    Heroku writes is logged.
+    """
+    value = request.headers.get("X-Request-ID", "")
+    found = re.fullmatch("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", value)
+    return f" request_id={value}" if found else ""

@@ -12,10 +12,9 @@ import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from flask import current_app
 from passlib.context import CryptContext
 
-from resources.errors import fail
+from resources.errors import fail, log_error
 
 # Argon2id with 19 MiB of memory, 2 passes, 1 lane: the OWASP Password Storage Cheat Sheet. You can
 # raise these parameters at any time: a login replaces an older hash of its user.
@@ -49,8 +48,8 @@ class HashingQueue:
 
     # In seconds. A client that waits is slowed down; one that is rejected sends the next request.
     LONGEST_WAIT = 2
-    # Half of the requests that a worker can serve (`gevent` in uwsgi.ini), so that a flood of logins
-    # leaves the other half to the rest. A smaller number would not protect more: a client that is
+    # Half of the requests that a worker can serve (`gevent` in uwsgi.ini): a flood of logins leaves
+    # the other half to the rest. A smaller number would not protect more, because a client that is
     # rejected immediately takes more processor time than one that waits.
     MOST_WAITING = 400
 
@@ -115,7 +114,7 @@ def verify_password(password, stored_hash):
         try:
             return queue.compute(hashes.verify_and_update, password, stored_hash)
         except (TypeError, ValueError, NotImplementedError):
-            current_app.logger.error(
+            log_error(
                 "A user cannot log in, because the stored password is not a hash of this API."
                 " README.md says how to set a new one: see A forgotten password"
             )

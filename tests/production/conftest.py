@@ -23,12 +23,18 @@ def failing_mongod(tmp_path_factory):
 
 
 @pytest.fixture
-def fail_point(failing_mongod):
-    """The fail point of `failing_mongod`, whose database is empty."""
+def failing_database(failing_mongod):
+    """The database of servers that use `failing_mongod`, empty."""
     with failing_mongod.empty_database() as database:
-        fail_point = FailPoint(database.client)
-        yield fail_point
-        fail_point.clear()
+        yield database
+
+
+@pytest.fixture
+def fail_point(failing_database):
+    """The fail point of `failing_mongod`, whose database is empty."""
+    fail_point = FailPoint(failing_database.client)
+    yield fail_point
+    fail_point.clear()
 
 
 @pytest.fixture

@@ -111,15 +111,26 @@ def verify_password(password, stored_hash):
     # LONGEST + 1 of them. It is still longer than any registered one, and therefore still wrong.
     password = normalize(password)[: LONGEST + 1]
     if stored_hash is not None:
-        try:
-            return queue.compute(hashes.verify_and_update, password, stored_hash)
-        except (TypeError, ValueError, NotImplementedError):
-            log_error(
-                "A user cannot log in, because the stored password is not a hash of this API."
-                " README.md says how to set a new one: see A forgotten password"
-            )
+        result = queue.compute(verify, password, stored_hash)
+        if result is not None:
+            return result
+        log_error(
+            "A user cannot log in, because the stored password is not a hash of this API."
+            " README.md says how to set a new one: see A forgotten password"
+        )
     queue.compute(hashes.verify, password, NO_PASSWORD)
     return False, None
+
+
+def verify(password, stored_hash):
+    """Return what passlib's `verify_and_update` returns, None if `stored_hash` is not a hash.
+
+    The executor calls this. If it raised the error, gevent would log a traceback for each one.
+    """
+    try:
+        return hashes.verify_and_update(password, stored_hash)
+    except (TypeError, ValueError, NotImplementedError):
+        return None
 
 
 def is_common(password):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -103,7 +104,7 @@ def test_documents_name_one_version_of_newman():
 @pytest.mark.slow
 @pytest.mark.parametrize("line", PYTEST)
 def test_pytest_command_finds_tests(line):
-    command = [sys.executable, *line.split()[1:], "--collect-only", "-q"]
+    command = [sys.executable, *shlex.split(line)[1:], "--collect-only", "-q"]
     assert subprocess.run(command, cwd=ROOT, env=CLEAN, stdout=subprocess.DEVNULL).returncode == 0
 
 

@@ -10,19 +10,17 @@ from bson import ObjectId
 from pymongo import MongoClient
 from support.actions import delete_user, every_request, is_valid, log_in, register
 from support.clients import PASSWORD, InsertedUser, Load, User, assert_error, report, timed
+from support.faults import FailPoint
+from support.flight import Flight
 from support.processes import wait_for
 
 UNAVAILABLE = (503, "database_unavailable")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("fault", "workers", "threads"),
-    [("killed", "2", None), ("killed", "1", "1"), ("stopped", "4", "6")],
-)
-def test_unavailable_database_gives_503_and_recovers(own_mongod, start, fault, workers, threads):
-    options = ["--threads", threads] if threads else []
-    server = start(own_mongod.uri, options=options, WEB_CONCURRENCY=workers)
+@pytest.mark.parametrize(("fault", "workers"), [("killed", "1"), ("killed", "2"), ("stopped", "4")])
+def test_unavailable_database_gives_503_and_recovers(own_mongod, start, fault, workers):
+    server = start(own_mongod.uri, WEB_CONCURRENCY=workers)
     alice = User(server, "alice")
     sends = every_request(server, alice)
     if fault == "killed":
@@ -55,6 +53,40 @@ def test_unavailable_database_gives_503_and_recovers(own_mongod, start, fault, w
     wait_for(lambda: server.get("/todos", alice.access).status_code == 200, seconds=5)
     wait_for(lambda: {send().status_code for send in sends[:2]} <= {200, 201, 409}, seconds=5)
     report(slowest=round(concurrent, 2), recovered_after=round(time.monotonic() - back, 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("fault", ["killed", "stopped"])
+def test_200_requests_in_flight_get_503_in_time(breakable, start, fault, workers):
+    server = start(breakable.uri, WEB_CONCURRENCY=workers)
+    alice = User(server, "alice")
+    posts = [("POST", "/todos", alice.access, {"name": str(number)}) for number in range(200)]
+    with MongoClient(breakable.uri) as client:
+        fail_point = FailPoint(client)
+        fail_point.set(["insert"], blockConnection=True, blockTimeMS=60_000)
+        flight = Flight(server, posts)
+        # Each worker has 100 connections. The other requests wait for one.
+        wait_for(lambda: fail_point.count() >= 50)
+    if fault == "killed":
+        breakable.kill()
+    else:
+        breakable.process.send_signal(signal.SIGSTOP)
+    landed = flight.land()
+    assert len(landed) == 200
+    for seconds, status, body in landed:
+        assert (status, body["error"]) == UNAVAILABLE
+        assert seconds < 5
+    report(slowest=round(max(seconds for seconds, *_ in landed), 2))
+    if fault == "killed":
+        breakable.start()
+    else:
+        breakable.process.send_signal(signal.SIGCONT)
+        with MongoClient(breakable.uri) as client:
+            FailPoint(client).clear()
+    wait_for(lambda: server.get("/todos", alice.access).status_code == 200, seconds=5)
+    flight = Flight(server, posts)
+    assert {status for _, status, _ in flight.land()} == {201}
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 from pymongo import MongoClient
 from support.clients import InsertedUser, Load, report
+from support.flight import Flight
 from support.processes import wait_for
 from support.replica_set import ReplicaSet
 
@@ -159,6 +160,34 @@ def test_loss_of_primary_loses_no_todo_and_revives_no_session(replica_set, alice
             replica_set.wait_until_complete()
             writers.wait_for(100)
     assert_promises_are_kept(replica_set, writers, [reader, later_reader])
+
+
+@pytest.mark.parametrize("fault", [step_down, kill, freeze])
+def test_200_requests_in_flight_are_answered_in_time(replica_set, alice, fault):
+    server = alice.api
+    names = [str(number) for number in range(200)]
+    posts = [("POST", "/todos", alice.access, {"name": name}) for name in names]
+    primary = replica_set.wait_for_primary()
+    flight = Flight(server, posts)
+    # The others are in flight.
+    landed = flight.land(20)
+    fault(replica_set, primary)
+    landed += flight.land()
+    others = [member for member in replica_set.members if member is not primary]
+    replica_set.wait_for_primary(others)
+    wait_for(lambda: server.get("/todos", alice.access).status_code == 200, seconds=5)
+    restore(primary)
+    replica_set.wait_until_complete()
+    statuses = Counter(status for _, status, _ in landed)
+    slowest = max(seconds for seconds, *_ in landed)
+    with MongoClient(replica_set.uri) as client:
+        stored = Counter(todo["name"] for todo in client.test.todos.find())
+    report(**{f"responses_{status}": count for status, count in statuses.items()})
+    assert len(landed) == 200
+    assert statuses.keys() <= {201, 503}
+    assert slowest < 5
+    assert {body["name"] for _, status, body in landed if status == 201} <= stored.keys()
+    assert set(stored.values()) == {1}
 
 
 @pytest.mark.parametrize("keep_primary", [False, True], ids=["secondary", "primary"])

@@ -1,4 +1,4 @@
-"""Compare this API with the same work in FastAPI, and print the ratios.
+"""Compare this API with the same work in FastAPI: rates, and the processor time of one request.
 
     python tests/compare.py [--rounds 8] [--seconds 3]
 
@@ -12,11 +12,11 @@ import shutil
 import subprocess
 import sys
 import venv
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from statistics import median
 
-from benchmark import HOW_TO_GET_WRK, Caller, Local, compare, connections_for, measured
+from benchmark import HOW_TO_GET_WRK, Caller, Local, connections_for, flawless, processor_time
 from support.processes import ROOT, free_port, procfile_command
 
 PEER = ROOT / "tests" / "peer"
@@ -45,7 +45,7 @@ def peer_command(port):
 
 
 def compare_servers(rounds, seconds):
-    """Load both servers alternately, and print the ratio of their rates for each request."""
+    """Load both servers alternately, and print what was measured for each kind of request."""
     with Local() as local:
         database = f"mongodb://127.0.0.1:{local.mongod.port}"
         ours = Caller(local.serve(procfile_command(), f"{database}/ours").wait())
@@ -53,15 +53,39 @@ def compare_servers(rounds, seconds):
         peer = Caller(local.serve(peer_command(port), f"{database}/peer", port).wait())
         for caller in (ours, peer):
             caller.add_todos()
-        print("requests per second, this API / FastAPI")
+        print("this API / FastAPI: requests per second, the median of the rounds (and the range);")
+        print(
+            "microseconds of processor time for one request, the least of the rounds (and the most)"
+        )
         for row in ROWS:
-            compare(row, load_of(row, ours, seconds), load_of(row, peer, seconds), rounds)
+            measured = [
+                (measure(row, ours, seconds), measure(row, peer, seconds)) for _ in range(rounds)
+            ]
+            print_row(row, measured)
 
 
-def load_of(row, caller, seconds):
-    """Return a function that loads a server with one kind of request and returns the rate."""
+def measure(row, caller, seconds):
+    """Load a server with one kind of request; return the rate and the processor time of one."""
     endpoint = caller.endpoints()[row]
-    return partial(measured, "rate", caller.api.url, endpoint, seconds, connections_for(row))
+    server = caller.api.process.pid
+    before = processor_time(server)
+    result = flawless(caller.api.url, endpoint, seconds, connections_for(row))
+    return result["rate"], (processor_time(server) - before) / result["requests"]
+
+
+def print_row(row, measured):
+    """Print the results of all rounds, each a pair of (rate, processor time), ours and FastAPI's.
+
+    Rates on a shared machine swing by a factor of two, the least processor time much less.
+    """
+    ratios = [our_rate / peer_rate for (our_rate, _), (peer_rate, _) in measured]
+    ours, peers = [[pair[side][1] * 1e6 for pair in measured] for side in (0, 1)]
+    print(
+        f"{row:<22}{median(ratios):5.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        f"   {min(ours):7,.0f} ({max(ours):,.0f}) / {min(peers):,.0f} ({max(peers):,.0f})"
+        f" = {min(ours) / min(peers):.2f}",
+        flush=True,
+    )
 
 
 def main():
@@ -73,6 +97,8 @@ def main():
     options = parser.parse_args()
     if not shutil.which("wrk"):
         sys.exit(HOW_TO_GET_WRK)
+    if not Path("/proc/self/schedstat").exists():
+        sys.exit("Only Linux tells how much processor time a process has used.")
     compare_servers(options.rounds, options.seconds)
 
 

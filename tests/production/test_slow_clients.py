@@ -5,20 +5,25 @@ import json
 import select
 import socket
 import statistics
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import jwt
 import pytest
 from support.clients import InsertedUser, assert_error, report, timed
-from support.connections import RawResponse, chunks, connect, head, received, send
+from support.connections import (
+    HALF_BODY,
+    HALF_CHUNK,
+    HALF_HEADERS,
+    RawResponse,
+    chunks,
+    connect,
+    dripping,
+    head,
+    received,
+    send,
+)
 from support.processes import SECRET, wait_for, with_stats, workers
-
-LOGIN = ("POST /login HTTP/1.1", "Content-Type: application/json")
-HALF_HEADERS = head(*LOGIN)[:-2] + b"Authorization: B"
-HALF_BODY = head(*LOGIN, "Content-Length: 99") + b"{"
-HALF_CHUNK = head(*LOGIN, "Transfer-Encoding: chunked") + b"63\r\n{"
 
 
 def add_longest_todos(user):
@@ -137,39 +142,6 @@ def test_readers_that_never_read_let_go_of_large_pages(mongod, database, start):
 
 
 # Others beside them.
-
-
-@contextlib.contextmanager
-def dripping(server, number):
-    """Keep so many connections open that send a byte a second, half of them in their headers."""
-    going = threading.Event()
-    going.set()
-    starts = [HALF_HEADERS, HALF_BODY, HALF_HEADERS, HALF_CHUNK]
-
-    def drip():
-        connections = {}
-        while going.is_set():
-            for place in range(number):
-                try:
-                    connections[place].send(b" ")
-                except (KeyError, OSError):
-                    # It does not exist yet, or the server has ended it: a body has 10 seconds.
-                    connections[place] = connect(server)
-                    connections[place].sendall(starts[place % 4])
-            opened.set()
-            time.sleep(1)
-        for connection in connections.values():
-            connection.close()
-
-    opened = threading.Event()
-    thread = threading.Thread(target=drip)
-    thread.start()
-    try:
-        assert opened.wait(30)
-        yield
-    finally:
-        going.clear()
-        thread.join()
 
 
 def waits(server, user, seconds=0):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import socket
+import threading
 import time
 
 from requests.structures import CaseInsensitiveDict
@@ -76,3 +77,44 @@ def chunks(body, size=None):
     size = size or len(body)
     parts = [body[start : start + size] for start in range(0, len(body), size)]
     return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+
+
+# Slow clients.
+
+LOGIN = ("POST /login HTTP/1.1", "Content-Type: application/json")
+HALF_HEADERS = head(*LOGIN)[:-2] + b"Authorization: B"
+HALF_BODY = head(*LOGIN, "Content-Length: 99") + b"{"
+HALF_CHUNK = head(*LOGIN, "Transfer-Encoding: chunked") + b"63\r\n{"
+
+
+@contextlib.contextmanager
+def dripping(server, number):
+    """Keep so many connections open that send a byte a second, half of them in their headers."""
+    going = threading.Event()
+    going.set()
+    starts = [HALF_HEADERS, HALF_BODY, HALF_HEADERS, HALF_CHUNK]
+
+    def drip():
+        connections = {}
+        while going.is_set():
+            for place in range(number):
+                try:
+                    connections[place].send(b" ")
+                except (KeyError, OSError):
+                    # It does not exist yet, or the server has ended it: a body has 10 seconds.
+                    connections[place] = connect(server)
+                    connections[place].sendall(starts[place % 4])
+            opened.set()
+            time.sleep(1)
+        for connection in connections.values():
+            connection.close()
+
+    opened = threading.Event()
+    thread = threading.Thread(target=drip)
+    thread.start()
+    try:
+        assert opened.wait(60)
+        yield
+    finally:
+        going.clear()
+        thread.join()

@@ -9,7 +9,10 @@ import contextlib
 import itertools
 import os
 import signal
+import sys
 import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
@@ -18,6 +21,7 @@ from pymongo import MongoClient
 from support.actions import (
     NEW_PASSWORD,
     change_password,
+    code,
     delete_user,
     is_valid,
     log_in,
@@ -31,9 +35,11 @@ from support.clients import (
     assert_error,
     new_address,
     report,
+    timed,
 )
 from support.faults import READS, WRITES, FailPoint
-from support.processes import wait_for, with_stats, workers
+from support.processes import Server, procfile_command, wait_for, with_stats, workers
+from support.project import Project
 from support.proxy import Proxy
 
 pytestmark = pytest.mark.slow
@@ -293,6 +299,51 @@ def test_fault_at_any_operation_breaks_no_promise(
         assert response.status_code == case.success
     report(faults=number)
     assert number > 0
+
+
+# For how long each operation of MongoDB takes, in milliseconds. A login has five. With the first
+# number, none is finished in time, and with the others some are.
+DELAYS = [2500, 900, 300]
+
+
+@pytest.fixture(params=["uwsgi", "app.py"])
+def either_server(request, failing_mongod, tmp_path):
+    """A server for production, or for development."""
+    folder = Project(tmp_path / "project").folder
+    command = procfile_command() if request.param == "uwsgi" else [sys.executable, "app.py"]
+    uri = failing_mongod.uri
+    server = Server(command, tmp_path / "log", uri, cwd=folder, WEB_CONCURRENCY="1")
+    yield server.wait()
+    server.kill()
+
+
+def test_slow_mongodb_gives_responses_in_time_and_breaks_no_promise(
+    failing_mongod, fail_point, either_server
+):
+    with MongoClient(failing_mongod.uri) as client:
+        database = client.get_default_database()
+        responses = Counter()
+        for number, delay in enumerate(DELAYS):
+            # Two of each, so that requests that hash wait for each other.
+            cases = [
+                scenario(either_server, database, f"{scenario.__name__}-{number}-{twin}")
+                for scenario in SCENARIOS
+                for twin in range(2)
+            ]
+            commands = [*READS, *WRITES, "createIndexes"]
+            fail_point.set(commands, blockConnection=True, blockTimeMS=delay)
+            with ThreadPoolExecutor(len(cases)) as pool:
+                landed = list(pool.map(lambda case: timed(case.send), cases))
+            fail_point.clear()
+            wait_for(lambda: not operations(client))
+            for case, (seconds, response) in zip(cases, landed):
+                assert response.status_code in (case.success, 503)
+                assert seconds < 5
+                responses[delay, code(response)] += 1
+                case.judge(response)
+            assert_no_orphans(database)
+    report(**{f"{delay} ms, {result}": count for (delay, result), count in responses.items()})
+    assert responses[2500, "success"] == 0
 
 
 @pytest.mark.parametrize("victim", ["mongod", "worker"])

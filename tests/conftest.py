@@ -82,7 +82,7 @@ def server(mongod, tmp_path_factory):
     """One production server for all tests that need no special settings."""
     server = Server(procfile_command(), tmp_path_factory.mktemp("server") / "log", mongod.uri)
     yield server.wait()
-    server.kill()
+    server.stop()
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def development_server(mongod, tmp_path_factory):
     command = [sys.executable, "app.py"]
     server = Server(command, folder / "log", mongod.uri, cwd=project, JWT_SECRET_KEY=SECRET)
     yield server.wait()
-    server.kill()
+    server.stop()
 
 
 @pytest.fixture

@@ -60,6 +60,15 @@ def test_any_other_done_in_a_form_gives_400(api, alice, text):
     assert_error(response, 400, "bad_request", {"done": "Must be true or false."})
 
 
+@pytest.mark.parametrize("body", [b'{"name": "milk"}', b' \n{"name": "milk"}', b"[]", b"{"])
+def test_json_that_is_sent_as_a_form_gives_400_that_says_so(api, database, alice, body):
+    """Without the header Content-Type, `curl -d` and axios send JSON so."""
+    response = post_form(api, alice, body, URLENCODED)
+    assert_error(response, 400, "bad_request")
+    assert "says that this is a form" in response.json()["message"]
+    assert not list(database.todos.find())
+
+
 def test_file_in_a_form_gives_400(api, alice):
     files = {"name": ("name.txt", "x"), "other": ("other.txt", "x")}
     response = api.post("/todos", alice.access, files=files)

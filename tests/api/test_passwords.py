@@ -1,15 +1,17 @@
-"""Passwords: which ones are accepted, how they are compared, and stored values that are no hash."""
+"""Passwords: which are accepted, how they are compared, and what waits for a hash."""
 
 import json
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from passlib.hash import argon2, pbkdf2_sha256
 from support.actions import change_password, log_in
-from support.clients import PASSWORD, assert_error, short
+from support.clients import PASSWORD, InsertedUser, assert_error, short
 from support.processes import ROOT, wait_for
 
-from resources.passwords import COMMON
+from resources import passwords
+from resources.passwords import COMMON, HashingQueue
 
 
 def register(api, password, username="alice"):
@@ -164,6 +166,32 @@ def test_hash_of_an_earlier_version_in_another_form_no_longer_matches(api, datab
     database.users.update_one({}, {"$set": {"password": old.hash(nfd("pässwörd-é"))}})
     for password in (nfd("pässwörd-é"), nfc("pässwörd-é")):
         assert_error(log_in(api, "alice", password), 401, "invalid_credentials")
+
+
+# The queue of those who need a hash.
+
+
+@pytest.mark.parametrize("most_waiting", [0, 3], ids=["too many wait", "wait is over"])
+def test_request_that_gets_no_slot_gives_503_and_is_no_attempt(
+    in_process, database, monkeypatch, most_waiting
+):
+    alice = InsertedUser(in_process, database, "alice")
+    before = database.users.find_one()
+    monkeypatch.setattr(HashingQueue, "LONGEST_WAIT", 1)
+    monkeypatch.setattr(HashingQueue, "MOST_WAITING", most_waiting)
+    queue = HashingQueue(1, passwords.queue.executor)
+    monkeypatch.setattr(passwords, "queue", queue)
+    requests = [
+        lambda: register(in_process, PASSWORD, "bob"),
+        lambda: log_in(in_process, "alice", PASSWORD),
+        lambda: change_password(in_process, alice),
+    ]
+    with queue.slot(), ThreadPoolExecutor(3) as pool:
+        for response in pool.map(lambda send: send(), requests):
+            assert_error(response, 503, "server_busy")
+    assert list(database.users.find()) == [before]
+    assert not list(database.rate_limits.find())
+    assert [send().status_code for send in requests] == [201, 200, 200]
 
 
 # Hashes.

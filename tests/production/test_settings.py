@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from support.processes import (
     ROOT,
     SECRET,
     Server,
+    copy_project,
     free_port,
     is_open,
     procfile_command,
@@ -43,7 +43,7 @@ def test_procfile_serves_main_flow(mongod, database, start):
     ("folder", "path"), [(".", "copy ü/uwsgi.ini"), ("copy ü/resources", "../uwsgi.ini")]
 )
 def test_uwsgi_starts_from_any_folder(mongod, database, tmp_path, folder, path):
-    shutil.copytree(ROOT, tmp_path / "copy ü", ignore=shutil.ignore_patterns(".*", "*env"))
+    copy_project(tmp_path / "copy ü")
     server = Server(["uwsgi", path], tmp_path / "log", mongod.uri, cwd=tmp_path / folder)
     try:
         User(server.wait(), "alice").add()

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -191,6 +192,19 @@ class Server(Client):
                 if os.getpgid(process.pid) == self.process.pid and not ended:
                     found.append(process)
         return found
+
+
+def copy_project(folder):
+    """Return a copy of the project, in which files can be changed and a server can store data.
+
+    Without what a developer has beside the repository: environments, caches and a MongoDB's data.
+    """
+    others = [".git", "*env", ".env.*", ".mongodb", ".hypothesis", ".*_cache", "__pycache__"]
+    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*others))
+    for path in [folder, *folder.rglob("*")]:
+        # If the checkout is read-only, so is the copy at first.
+        path.chmod(path.stat().st_mode | stat.S_IWUSR)
+    return folder
 
 
 def procfile_command():

@@ -1,9 +1,16 @@
 """Options of MONGODB_URI never change a response."""
 
+import signal
+from collections import Counter
+
 import pytest
+from pymongo import MongoClient
 from pymongo.common import URI_OPTIONS_VALIDATOR_MAP
-from support.clients import PASSWORD, User
+from support.actions import log_in
+from support.clients import PASSWORD, InsertedUser, User, assert_error, timed
 from support.documents import normalised
+from support.faults import READS, WRITES
+from support.flight import Flight
 from support.processes import Server, procfile_command
 
 pytestmark = pytest.mark.slow
@@ -111,6 +118,31 @@ def expected(mongod, tmp_path_factory):
 def test_option_of_uri_changes_no_response(mongod, database, start, expected, option):
     server = start(f"{mongod.uri}?{option}", WEB_CONCURRENCY="1")
     assert main_flow(server) == expected
+
+
+# Those that would end an operation too soon if the API did not set its own deadline. All in one
+# URI, because each of them would show in the responses.
+TIMES = "timeoutMS=50&socketTimeoutMS=50&serverSelectionTimeoutMS=1&waitQueueTimeoutMS=1"
+TIMES += "&maxPoolSize=1&maxConnecting=1&wTimeoutMS=1&retryReads=false"
+
+
+def test_options_of_uri_end_no_slow_operation(failing_mongod, fail_point, start):
+    server = start(f"{failing_mongod.uri}?{TIMES}", WEB_CONCURRENCY="1")
+    with MongoClient(failing_mongod.uri) as client:
+        alice = InsertedUser(server, client.get_default_database(), "alice")
+    fail_point.set(READS + WRITES, blockConnection=True, blockTimeMS=300)
+    posts = [("POST", "/todos", alice.access, {"name": "x"}) for _ in range(100)]
+    assert Counter(status for _, status, _ in Flight(server, posts).land()) == {201: 100}
+    assert log_in(server, "alice", PASSWORD).status_code == 200
+
+
+@pytest.mark.parametrize("option", ["timeoutMS=600000", "serverSelectionTimeoutMS=600000", ""])
+def test_options_of_uri_prolong_no_request(own_mongod, start, option):
+    server = start(f"{own_mongod.uri}?{option}", WEB_CONCURRENCY="1")
+    own_mongod.process.send_signal(signal.SIGSTOP)
+    seconds, response = timed(lambda: log_in(server, "alice", PASSWORD))
+    assert_error(response, 503, "database_unavailable")
+    assert seconds < 5
 
 
 def test_every_option_of_pymongo_is_tested():

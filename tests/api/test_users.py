@@ -43,7 +43,7 @@ def test_registration_gives_201_and_the_url_of_the_user(api, database):
     assert argon2.verify(PASSWORD, stored["password"])
 
 
-@pytest.mark.parametrize("username", ["a", "7", "A.b_c-D", "a" * 64, "0..__--"], ids=short)
+@pytest.mark.parametrize("username", ["7", "A.b_c-D", "a" * 64], ids=short)
 def test_username_that_fits_in_a_url_is_accepted(api, username):
     user = User(api, username)
     response = api.get(f"/user/{username}", user.access)

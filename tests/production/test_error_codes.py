@@ -59,16 +59,10 @@ def proxy_of_all(failing_mongod):
 
 
 @pytest.fixture
-def proxy(proxy_of_all, fail_point):
+def proxy(proxy_of_all, failing_database):
     """The proxy, which lets everything pass, to an empty database."""
     yield proxy_of_all
     proxy_of_all.let_pass()
-
-
-@pytest.fixture
-def database(failing_mongod, fail_point):
-    with failing_mongod.empty_database() as database:
-        yield database
 
 
 @pytest.fixture(scope="module")
@@ -124,8 +118,8 @@ def assert_records(server, mistakes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("codes", [CODES, NOT_PRIMARY], ids=["all", "not_primary"])
-def test_error_code_is_500_only_if_it_means_a_mistake(proxy, database, server, codes):
-    alice = InsertedUser(server, database, "alice")
+def test_error_code_is_500_only_if_it_means_a_mistake(proxy, failing_database, server, codes):
+    alice = InsertedUser(server, failing_database, "alice")
     todo = f"/todos/{MISSING}"
     mistakes = []
     for code in sorted(codes):
@@ -157,9 +151,9 @@ LABELS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("code", "labels"), LABELS)
-def test_overloaded_mongodb_gives_503_in_time(proxy, database, start, code, labels):
+def test_overloaded_mongodb_gives_503_in_time(proxy, failing_database, start, code, labels):
     server = start(proxy.uri, WEB_CONCURRENCY="1")
-    alice = InsertedUser(server, database, "alice")
+    alice = InsertedUser(server, failing_database, "alice")
     proxy.answer(error(code, errorLabels=labels), ["find", "insert", "findAndModify"])
     for send in (
         lambda: server.get("/todos", alice.access),
@@ -177,11 +171,13 @@ def test_overloaded_mongodb_gives_503_in_time(proxy, database, start, code, labe
 
 
 @pytest.mark.parametrize("code", [112, 121, 11000, 14])
-def test_error_of_any_update_of_login_is_reported_without_key(proxy, database, server, code):
+def test_error_of_any_update_of_login_is_reported_without_key(
+    proxy, failing_database, server, code
+):
     mistakes = []
     for number in itertools.count():
         name = f"alice{number}"
-        InsertedUser(server, database, name)
+        InsertedUser(server, failing_database, name)
         proxy.answer(write_errors(code), ["update"], number)
         response = log_in(server, name, PASSWORD)
         if not proxy.reached.is_set():
@@ -197,19 +193,23 @@ def test_error_of_any_update_of_login_is_reported_without_key(proxy, database, s
 
 # What MongoDB says if it has executed a write, and cannot confirm it.
 @pytest.mark.parametrize("code", [64, 79, 91, 100, 189, 11600, 11602])
-def test_unconfirmed_write_gives_503(proxy, database, server, code):
-    alice = InsertedUser(server, database, "alice")
+def test_unconfirmed_write_gives_503(proxy, failing_database, server, code):
+    alice = InsertedUser(server, failing_database, "alice")
     reply = {"ok": 1.0, "n": 1, "writeConcernError": {"code": code, "errmsg": MESSAGE}}
     proxy.answer(reply, ["insert"])
     assert_judged(server.post("/todos", alice.access, json={"name": "x"}), False)
     assert_records(server, [False])
 
 
-def test_cursor_that_mongodb_has_lost_gives_503(proxy, database, server):
-    alice = InsertedUser(server, database, "alice")
+def test_cursor_that_mongodb_has_lost_gives_503(proxy, failing_database, server):
+    alice = InsertedUser(server, failing_database, "alice")
     alice.add()
     # A page in several parts. The first query reads the session, the second one the todos.
-    part = {"id": Int64(12345), "ns": "test.todos", "firstBatch": [database.todos.find_one()]}
+    part = {
+        "id": Int64(12345),
+        "ns": "test.todos",
+        "firstBatch": [failing_database.todos.find_one()],
+    }
     proxy.answer({"ok": 1.0, "cursor": part}, ["find"], number=1)
     assert_judged(server.get("/todos", alice.access), False)
     assert_records(server, [False])

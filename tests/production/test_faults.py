@@ -276,27 +276,25 @@ def assert_no_orphans(database):
 @pytest.mark.parametrize("fault", [refuse, do_not_confirm, lose, lose_reply])
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_fault_at_any_operation_breaks_no_promise(
-    failing_mongod, fail_point, proxy, start, scenario, fault
+    failing_database, fail_point, proxy, start, scenario, fault
 ):
     # Without the option, PyMongo sends a read again if its connection was closed.
     server = start(f"{proxy.uri}?retryReads=false", WEB_CONCURRENCY="1")
-    with MongoClient(failing_mongod.uri) as client:
-        database = client.get_default_database()
-        for number in itertools.count():
-            case = scenario(server, database, f"user{number}")
-            has_failed = fault(fail_point, proxy, number)
-            response = case.send()
-            faults = has_failed()
-            fail_point.clear()
-            proxy.let_pass()
-            # PyMongo has closed all connections. The next request may still find one of them.
-            wait_for(lambda: server.get(f"/todos/{MISSING}", case.user.access).status_code != 503)
-            assert response.status_code in (case.success, 503)
-            case.judge(response)
-            assert_no_orphans(database)
-            if not faults:
-                break
-        assert response.status_code == case.success
+    for number in itertools.count():
+        case = scenario(server, failing_database, f"user{number}")
+        has_failed = fault(fail_point, proxy, number)
+        response = case.send()
+        faults = has_failed()
+        fail_point.clear()
+        proxy.let_pass()
+        # PyMongo has closed all connections. The next request may still find one of them.
+        wait_for(lambda: server.get(f"/todos/{MISSING}", case.user.access).status_code != 503)
+        assert response.status_code in (case.success, 503)
+        case.judge(response)
+        assert_no_orphans(failing_database)
+        if not faults:
+            break
+    assert response.status_code == case.success
     report(faults=number)
     assert number > 0
 

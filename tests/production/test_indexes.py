@@ -8,6 +8,8 @@ from support.actions import change_password, code, log_in, register, unless_busy
 from support.clients import PASSWORD, InsertedUser, assert_error, at_once
 from support.processes import Mongod, wait_for
 
+pytestmark = pytest.mark.slow
+
 UNAVAILABLE = (503, "database_unavailable")
 
 
@@ -153,7 +155,7 @@ def test_user_of_mongodb_who_may_only_read_gives_503_and_advice(closed_mongod, s
     assert all("readWrite" in line for line in lines(server))
 
 
-@pytest.mark.parametrize("user", ["reader:wrong", "nobody:read"])
+@pytest.mark.parametrize("user", ["reader:mistyped-secret", "nobody:mistyped-secret"])
 def test_wrong_user_of_mongodb_gives_503_and_advice(closed_mongod, start, user):
     server = start(uri_of(closed_mongod, user), WEB_CONCURRENCY="1")
     alice = InsertedUser(server, closed_mongod.database, "alice")
@@ -161,7 +163,7 @@ def test_wrong_user_of_mongodb_gives_503_and_advice(closed_mongod, start, user):
     assert_unavailable(server, responses, "alice")
     # Later lines say that PyMongo waits for a MongoDB that accepts it.
     assert "authSource=admin" in lines(server)[0]
-    assert user.partition(":")[2] not in server.log.read_text().partition("MongoDB")[2]
+    assert "mistyped-secret" not in server.log.read_text()
 
 
 def test_mongodb_that_requires_a_user_gives_503_and_advice(closed_mongod, start):

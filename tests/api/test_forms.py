@@ -302,7 +302,7 @@ def send_made_up_parts(api, user, count):
 
 
 def test_made_up_multipart_form_gives_201_or_400(api, alice):
-    send_made_up_parts(api, alice, 100)
+    send_made_up_parts(api, alice, 50)
 
 
 @pytest.mark.slow

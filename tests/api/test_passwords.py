@@ -89,13 +89,7 @@ def test_username_as_new_password_gives_400_and_changes_nothing(api, database, a
 # Normalization. A client can spell most letters with an accent in two ways.
 
 
-SPELLINGS = [
-    "pässwörd-é",
-    "비밀번호를쓰세요",
-    "mật khẩu của tôi",
-    "\u212bngstr\u212bm",
-    "\u2126" * 8,
-]
+SPELLINGS = ["pässwörd-é", "비밀번호를쓰세요", "\u212bngstr\u212bm"]
 
 
 @pytest.mark.parametrize("password", SPELLINGS)

@@ -93,6 +93,7 @@ def requests_of(user):
         head(*get, "X: " + "x" * 20_000, "X: " + "x" * 12_000),
         head(f"GET /user/{user.name}?{'q' * 20_000} HTTP/1.1", token),
         head(f"GET /user/{user.name}{'q' * 20_000} HTTP/1.1", token),
+        head(*get, *[f"X{number}: y" for number in range(200)]),
         # What is no header.
         head(*get, "Authorization"),
         head(*get, f"Authorization: Bearer\r{user.access}"),

@@ -193,7 +193,7 @@ class Caller(User):
 
     def delete(self):
         """Delete the user with all todos. Repeat it if there are more todos than the API deletes
-        within its 4 seconds."""
+        within its 3.5 seconds."""
         print("deleting the user with all todos", flush=True)
         path = f"/user/{self.name}"
         wait_for(lambda: self.api.delete(path, self.login()[0]).status_code == 200, seconds=120)

@@ -40,13 +40,13 @@ async def lifespan(_app: FastAPI):
 
 
 class Deadline:
-    """A function around the app: all operations of a request together have 4 seconds."""
+    """A function around the app: all operations of a request together have 3.5 seconds."""
 
     def __init__(self, app):
         self.app = app
 
     async def __call__(self, scope, receive, send):
-        with pymongo.timeout(4):
+        with pymongo.timeout(3.5):
             await self.app(scope, receive, send)
 
 

@@ -131,11 +131,9 @@ WRONG_IDS = [
 
 @pytest.mark.parametrize(("claim", "value"), WRONG_CLAIMS, ids=WRONG_IDS)
 def test_missing_claim_or_claim_of_wrong_type_is_rejected(api, alice, claim, value):
-    for token in (alice.access, alice.refresh):
-        forged = forge(token, **{claim: value})
-        assert_rejected(api, forged)
-        assert_error(api.post("/refresh", forged), 401, "invalid_token")
-        assert_error(api.delete("/user/alice", forged), 401, "invalid_token")
+    access, refresh = (forge(token, **{claim: value}) for token in (alice.access, alice.refresh))
+    assert_error(api.get("/todos", access), 401, "invalid_token")
+    assert_error(api.post("/refresh", refresh), 401, "invalid_token")
 
 
 WRONG_VALUES = [

@@ -83,7 +83,7 @@ class HashingQueue:
 
 
 # In production, resources/uwsgi_worker.py replaces it.
-queue = HashingQueue(2, ThreadPoolExecutor(max_workers=1))
+queue = HashingQueue(1, ThreadPoolExecutor(max_workers=1))
 
 
 def normalize(password):

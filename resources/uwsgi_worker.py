@@ -22,9 +22,8 @@ from werkzeug.exceptions import HTTPException
 from resources import passwords
 from resources.errors import fail
 
-# How many requests of a worker may hold a slot at the same time: while the hash of one is computed,
-# the other sends its queries. tests/README.md has the measurements.
-HASHING_SLOTS = 2
+# How many requests of a worker may hash at the same time. tests/README.md has the measurements.
+HASHING_SLOTS = 1
 
 # In seconds, for a whole body. A client that sends a byte now and then has no longer.
 BODY_SECONDS = 10
@@ -56,10 +55,9 @@ ABSOLUTE_FORM = re.compile(
 
 def prepare_worker():
     """Prepare a worker. uWSGI calls this in each one, after it has forked it from the master."""
-    # A hash in a greenlet would stop all other requests of the worker. So a thread computes it, and
-    # only one, because two would take both processors of a small dyno from the read requests.
-    thread = gevent.threadpool.ThreadPoolExecutor(max_workers=1)
-    passwords.queue = passwords.HashingQueue(HASHING_SLOTS, thread)
+    # A hash in a greenlet would stop all other requests of the worker. So a thread computes it.
+    threads = gevent.threadpool.ThreadPoolExecutor(HASHING_SLOTS)
+    passwords.queue = passwords.HashingQueue(HASHING_SLOTS, threads)
     # `spawn` calls this in a greenlet, when uWSGI has installed its own handler, which ends the
     # worker immediately.
     gevent.spawn(signal.signal, signal.SIGTERM, end_gracefully)

@@ -49,7 +49,7 @@ def start_if_needed():
     """Start a MongoDB on localhost:27017 if none is running there. It ends with this process."""
     if is_listening(27017):
         # It may still be starting, so it has some seconds.
-        if not answers("localhost", 27017, seconds=5):
+        if not answers(27017, seconds=5):
             sys.exit(
                 "Port 27017 is in use by a program other than MongoDB, or by a MongoDB that"
                 " requires TLS. End the program, or set MONGODB_URI: with TLS to"
@@ -70,21 +70,20 @@ def exit_on_signal(_number, _frame):
 
 
 def is_listening(port):
-    """Return whether a program listens on this port of localhost, which has several addresses."""
+    """Return whether a program listens on this port of localhost."""
     try:
-        socket.create_connection(("localhost", port), timeout=1).close()
+        # PyMongo does not try the IPv6 address of localhost either.
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:
         return False
     return True
 
 
-def answers(host, port, seconds=0.5):
-    """Return whether a MongoDB answers at this address within so many seconds."""
+def answers(port, seconds=0.5):
+    """Return whether a MongoDB answers on this port of localhost within so many seconds."""
     # Directly, because PyMongo would look for the primary if this is a member of a replica set.
-    milliseconds = int(seconds * 1000)
-    with MongoClient(
-        host, port, serverSelectionTimeoutMS=milliseconds, directConnection=True
-    ) as client:
+    options = {"serverSelectionTimeoutMS": int(seconds * 1000), "directConnection": True}
+    with MongoClient("127.0.0.1", port, **options) as client:
         try:
             client.admin.command("ping")
         except ConfigurationError:
@@ -115,7 +114,7 @@ def start_mongod(folder, port, options=()):
     # atexit calls its functions in reverse order: first terminate, then wait.
     atexit.register(process.wait)
     atexit.register(process.terminate)
-    while not answers("127.0.0.1", port):
+    while not answers(port):
         code = process.poll()
         if code is not None:
             sys.exit(describe_end(code, log))

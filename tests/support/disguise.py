@@ -23,8 +23,7 @@ class Disguise:
 
     def __init__(self, mongod_port, replacements, address=("127.0.0.1", 0)):
         self.mongod_port, self.replacements = mongod_port, replacements
-        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self.listener = socket.create_server(address, family=family)
+        self.listener = socket.create_server(address)
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self.accept, daemon=True).start()
 

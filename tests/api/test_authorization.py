@@ -205,5 +205,5 @@ def test_any_other_header_gives_401(api, alice):
 
 
 @pytest.mark.slow
-def test_20_000_headers_give_401(api, alice):
-    send_made_up_headers(api, alice, 20_000)
+def test_many_made_up_headers_give_401(api, alice):
+    send_made_up_headers(api, alice, 2_000)

@@ -12,7 +12,7 @@ from resources.errors import request_id
 
 
 @pytest.fixture(autouse=True)
-def crash_gives_500(monkeypatch):
+def crash_gives_500(api, monkeypatch):
     """Let a crash be a 500, as in production. In the other tests it ends the test."""
     monkeypatch.setitem(app.config, "PROPAGATE_EXCEPTIONS", None)
 

@@ -120,20 +120,16 @@ def test_token_that_is_not_valid_yet_is_rejected(api, alice, claim):
 
 
 CLAIMS = ["sub", "sid", "jti", "type", "fresh", "exp", "iat", "nbf"]
-WRONG_TYPES = [None, True, 1.5, [], {}, {"$ne": None}, {"$gt": ""}, ["x"], MISSING]
-WRONG_CLAIMS = [(claim, value) for claim in CLAIMS for value in WRONG_TYPES]
-# This one is right.
-WRONG_CLAIMS.remove(("fresh", True))
-WRONG_IDS = [
-    f"{claim} is {'missing' if value is MISSING else value}" for claim, value in WRONG_CLAIMS
-]
+WRONG_TYPES = [None, True, 1.5, [], {}, {"$ne": None}, ["x"], MISSING]
 
 
-@pytest.mark.parametrize(("claim", "value"), WRONG_CLAIMS, ids=WRONG_IDS)
-def test_missing_claim_or_claim_of_wrong_type_is_rejected(api, alice, claim, value):
-    access, refresh = (forge(token, **{claim: value}) for token in (alice.access, alice.refresh))
-    assert_error(api.get("/todos", access), 401, "invalid_token")
-    assert_error(api.post("/refresh", refresh), 401, "invalid_token")
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_missing_claim_or_claim_of_wrong_type_is_rejected(api, alice, claim):
+    for value in WRONG_TYPES:
+        if (claim, value) != ("fresh", True):
+            changed = [forge(token, **{claim: value}) for token in (alice.access, alice.refresh)]
+            assert_error(api.get("/todos", changed[0]), 401, "invalid_token")
+            assert_error(api.post("/refresh", changed[1]), 401, "invalid_token")
 
 
 WRONG_VALUES = [

@@ -125,7 +125,7 @@ class Client:
 class Server(Client):
     """The API in its own process group, reached through HTTP. Its output goes to the file `log`.
 
-    The group consists of uWSGI's master, its HTTP router and its workers.
+    The group consists of uWSGI's master and its workers.
     """
 
     def __init__(self, command, log, uri, port=None, cwd=ROOT, **env):
@@ -231,14 +231,3 @@ def workers(server):
     with socket.create_connection(("127.0.0.1", server.stats_port)) as connection:
         report = b"".join(iter(lambda: connection.recv(65536), b""))
     return json.loads(report)["workers"]
-
-
-def router(server):
-    """Return the process of uWSGI's HTTP router: the child of the master that is no worker."""
-    worker_ids = {worker["pid"] for worker in workers(server)}
-    [process] = [
-        child
-        for child in psutil.Process(server.process.pid).children()
-        if child.pid not in worker_ids
-    ]
-    return process

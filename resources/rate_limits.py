@@ -1,14 +1,15 @@
 """Rate limits: how many wrong passwords and registrations are accepted, and from where.
 
 The counters are in MongoDB, because all worker processes and all dynos must share them. Each
-username, each client address, each pair of the two and each session has a document with the times
-of its latest attempts:
+username, each client address, each pair of the two and each session that changes its password has a
+document with the times of its latest attempts. So has each address that registers users:
 
     {"_id": "username alice", "attempts": [<time>, <time>], "admitted": true, "expires_at": <time>}
 
 An attempt is counted before the password is verified. If attempts were counted afterwards, a
-hundred concurrent attempts would all pass before the first one counts. A login that has opened its
-session resets the counters of the username.
+hundred concurrent attempts would all pass before the first one counts. Only a login resets
+counters, and only after it has opened its session. A session that has changed its password has
+ended, so its counter does no harm.
 
 The package `limits` has a moving window on MongoDB as well. In 50 of 300 bursts of 8 attempts on an
 unused key it rejected one attempt wrongly, because version 5.8.0 mistakes a duplicate key for a
@@ -103,8 +104,8 @@ class LoginAttempt:
     def count_username(self):
         """Count this attempt by the username. Aborts with 429, and counts nothing, if it is full.
 
-        With this limit, an attacker could lock the owner out. So it does not apply at an address
-        that the owner has logged in from: see resources/user.py.
+        With this limit, an attacker could lock the owner out. So UserLogin does not call this for
+        an address that the owner has logged in from.
         """
         self.count_by(self.by_username)
 
@@ -119,7 +120,7 @@ class LoginAttempt:
         self.counted.append(limit)
 
     def reset(self):
-        """Reset the counters of the username, because the attempt has opened a session.
+        """Reset the username's counters, in all and at this address, after a session was opened.
 
         The counter of the address loses this attempt and keeps all others. Otherwise an attacker
         could reset it at any time, with a login to an account that the attacker owns.
@@ -136,7 +137,7 @@ class LoginAttempt:
 
 
 def count(limit):
-    """Add an attempt to the document of `limit`. Aborts with 429, and adds nothing, if it is full.
+    """Add an attempt to the document of `limit`. If the limit is reached, adds nothing: 429.
 
     This is one atomic operation: MongoDB lets no other operation change the document between its
     steps.

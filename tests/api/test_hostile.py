@@ -218,8 +218,8 @@ def test_hostile_request_gets_a_response_of_the_contract(api, database):
 
 
 @pytest.mark.slow
-def test_thousands_of_hostile_requests_get_responses_of_the_contract(api, database):
-    statuses = send_hostile_requests(api, database, 3_000)
+def test_a_thousand_hostile_requests_get_responses_of_the_contract(api, database):
+    statuses = send_hostile_requests(api, database, 1_000)
     print("\n    requests by status", dict(sorted(statuses.items())))
-    assert statuses.total() >= 3_000
+    assert statuses.total() >= 1_000
     assert statuses.keys() >= {200, 201, 400, 401, 404, 405, 413, 415}

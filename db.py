@@ -50,13 +50,14 @@ def init_app(app, uri):
             # it has acknowledged.
             write_concern=WriteConcern("majority", j=True),
         )
-    except (PyMongoError, ValueError):
-        # PyMongo's own message can contain a part of the password, so it is not shown.
+    except (PyMongoError, ValueError, OSError):
+        # PyMongo's own message can contain a part of the password, so it is not shown. OSError: a
+        # file that the URI names, such as tlsCAFile, cannot be read.
         sys.exit(
-            "MONGODB_URI is not a connection string, has an option that PyMongo rejects, or its"
-            " mongodb+srv host is not in the DNS. It must look like"
-            " mongodb+srv://USER:PASSWORD@HOST/todolistapp, with the characters : / ? # [ ] @ in"
-            " the password written as %3A %2F and so on"
+            "MONGODB_URI is not a connection string, has an option that PyMongo rejects, names a"
+            " file that cannot be read, or its mongodb+srv host is not in the DNS. It must look"
+            " like mongodb+srv://USER:PASSWORD@HOST/todolistapp, with the characters : / ? # [ ] @"
+            " in the password written as %3A %2F and so on"
         )
 
 

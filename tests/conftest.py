@@ -1,6 +1,5 @@
 """The fixtures: a MongoDB and a server for all tests, an empty database and two users for each."""
 
-import shutil
 import sys
 
 import pytest
@@ -11,10 +10,10 @@ pytest.register_assert_rewrite("support.clients")
 
 from support.clients import InsertedUser  # noqa: E402
 from support.processes import (  # noqa: E402
-    ROOT,
     SECRET,
     Mongod,
     Server,
+    copy_project,
     empty,
     procfile_command,
 )
@@ -89,12 +88,6 @@ def server(mongod, tmp_path_factory):
 def api(server, database):
     """The production server, with an empty database."""
     return server
-
-
-def copy_project(folder):
-    """Return a copy of the project, in which a server can store data and files can be changed."""
-    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".*", "env", "__pycache__"))
-    return folder
 
 
 @pytest.fixture

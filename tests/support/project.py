@@ -1,23 +1,17 @@
 """A copy of the project, in which a test works as a reader of the book does."""
 
 import re
-import shutil
 import subprocess
 import sys
 
-from support.processes import CLEAN, ROOT
-
-# What a project holds besides the repository.
-NOT_COPIED = shutil.ignore_patterns(
-    ".git", ".mongodb", ".hypothesis", ".*_cache", "env", "__pycache__"
-)
+from support.processes import CLEAN, copy_project
 
 
 class Project:
     """A copy of the project in a folder."""
 
     def __init__(self, folder):
-        self.folder = shutil.copytree(ROOT, folder, ignore=NOT_COPIED)
+        self.folder = copy_project(folder)
 
     def read(self, path):
         return (self.folder / path).read_text(encoding="utf-8")

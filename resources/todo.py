@@ -30,7 +30,7 @@ def description_field(value):
     return string(value, longest=10_000)
 
 
-# A client that sends back the whole todo learns that the last two cannot be changed.
+# The last two are here because a client may send back the whole todo that it got.
 FIELDS = {
     "name": name_field,
     "description": description_field,

@@ -23,8 +23,8 @@ def test_tests_that_the_maintenance_names_exist():
     assert named - defined == set()
 
 
-def test_names_of_the_code_in_the_table_of_hooks_exist():
-    rows = table("package", LAB.chapter("Upgrading the pins").partition("*hooks*")[2])
+def test_names_in_the_table_of_undocumented_behaviour_exist():
+    rows = table("package", LAB.chapter("Upgrading the pins").partition("does not document")[2])
     for *_, where, _ in rows:
         *names, path = re.sub(r" in ", " ", where).split(" ")
         code = (ROOT / path).read_text(encoding="utf-8")

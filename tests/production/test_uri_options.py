@@ -142,7 +142,7 @@ def test_options_of_uri_prolong_no_request(own_mongod, start, option):
     own_mongod.process.send_signal(signal.SIGSTOP)
     seconds, response = timed(lambda: log_in(server, "alice", PASSWORD))
     assert_error(response, 503, "database_unavailable")
-    assert seconds < 8
+    assert seconds < 5
 
 
 def test_every_option_of_pymongo_is_tested():

@@ -87,8 +87,8 @@ def create_indexes():
     """Create all indexes. Raises IndexesRefused if MongoDB cannot create one.
 
     Every registration calls this before it inserts the user, even if the indexes exist: MongoDB
-    then skips them, in a fraction of the time of a password hash. So no database has users without
-    the index that keeps their names unique, whatever an operator has dropped or restored.
+    then skips them, in a fraction of the time of a password hash. So no user is inserted without
+    the index that keeps usernames unique, whatever an operator has dropped or restored.
     Before you add an index to a collection of millions of documents, create it in mongosh, because
     this takes longer than a request may take.
     """

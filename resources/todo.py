@@ -30,7 +30,7 @@ def description_field(value):
     return string(value, longest=10_000)
 
 
-# The last two are here because a client may send back the whole todo that it got.
+# A client that sends back the whole todo that it got learns to leave out the last two.
 FIELDS = {
     "name": name_field,
     "description": description_field,

@@ -44,7 +44,7 @@ def chapter():
 
 def add_check(project, chapter):
     """Do step 3."""
-    comment = "# The last two are here because a client may send back the whole todo that it got."
+    comment = "# A client that sends back the whole todo that it got learns to leave out the last two."
     project.add_before(TODO, comment, f"{chapter['check']}\n\n")
     project.add_after(TODO, '    "done": boolean,', chapter["field"])
 

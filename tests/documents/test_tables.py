@@ -113,7 +113,7 @@ def test_table_of_rate_limits_has_the_numbers_of_the_code(monkeypatch):
         ("wrong passwords", "username"): attempt.by_username,
         ("wrong passwords", "client address"): attempt.by_address,
         ("wrong current_passwords of PUT /user/<username>", "session"): password_change,
-        ("registrations, refused ones included", "client address"): registration,
+        ("registrations, including those that get a 409", "client address"): registration,
     }
     rows = table("what is counted", README.text)
     assert {(what, by): (int(most), WINDOWS[window]) for what, by, most, window in rows} == {

@@ -113,12 +113,13 @@ def start(tmp_path):
     """Start any number of production servers; they end with the test."""
     servers = []
 
-    def start(uri, wait=True, options=(), **settings):
-        command = procfile_command()
+    def start(uri, wait=True, options=(), measured=True, **settings):
+        command = procfile_command(measured)
         if options:
             # Without --ini, uWSGI reads the file after the options, and the file wins.
             command = [command[0], "--ini", *command[1:], *options]
-        server = Server(command, tmp_path / f"log{len(servers)}", uri, **settings)
+        log = tmp_path / f"log{len(servers)}"
+        server = Server(command, log, uri, measured=measured, **settings)
         servers.append(server)
         return server.wait() if wait else server
 

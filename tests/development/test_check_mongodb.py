@@ -1,5 +1,6 @@
 """What `python app.py` says at its start about a MongoDB that the API cannot use: one line."""
 
+import contextlib
 import re
 import shlex
 import shutil
@@ -34,13 +35,16 @@ def start_mongod(tmp_path):
 
 @pytest.fixture
 def warnings(start_app):
-    """Start the app; once it serves, return what it has said about its MongoDB."""
+    """Start an app for each URI; return what each has said about its MongoDB until it serves."""
 
-    def warnings(uri):
-        server = start_app(uri).wait()
-        # The last line of the start.
-        wait_for(lambda: "Debugger PIN" in server.log.read_text())
-        return warnings_in(server)
+    def warnings(*uris):
+        # Side by side, because most of them wait until their deadline.
+        servers = [start_app(uri) for uri in uris]
+        for server in servers:
+            server.wait()
+            # The last line of the start.
+            wait_for(lambda s=server: "Debugger PIN" in s.log.read_text())
+        return [warnings_in(server) for server in servers]
 
     return warnings
 
@@ -52,14 +56,14 @@ def warnings_in(server):
     return re.findall(r"^ \* MongoDB: (.*)$", log, re.MULTILINE)
 
 
-def assert_warning(warnings, *words):
-    """Assert that there is one warning, with all these words."""
-    [warning] = warnings
+def assert_warning(found, *words):
+    """Assert that an app has said one line, with all these words."""
+    [warning] = found
     assert [word for word in words if word not in warning] == []
 
 
 def test_usable_mongodb_gives_no_warning_and_is_left_as_it_was(mongod, database, warnings):
-    assert warnings(mongod.uri) == []
+    assert warnings(mongod.uri) == [[]]
     for name in database.list_collection_names():
         assert database[name].count_documents({}) == 0
 
@@ -82,26 +86,25 @@ def closed_mongod(start_mongod):
 
 
 def test_mongodb_that_requires_login_gives_one_warning(closed_mongod, warnings):
-    assert_warning(warnings(closed_mongod.uri), "requires a login", "authSource=admin")
+    [found] = warnings(closed_mongod.uri)
+    assert_warning(found, "requires a login", "authSource=admin")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("user", "options", "words"),
-    [
-        ("owner:secret", "", ["authSource=admin"]),
-        ("owner:wrong", "?authSource=admin", ["password", "wrong"]),
-        ("reader:secret", "?authSource=admin", ["role readWrite"]),
-        ("owner:secret", "?authSource=admin", None),
-    ],
-)
-def test_wrong_user_gives_one_warning(closed_mongod, warnings, user, options, words):
-    found = warnings(f"mongodb://{user}@127.0.0.1:{closed_mongod.port}/test{options}")
-    if words:
-        assert_warning(found, *words)
-        assert "secret" not in found[0]
-    else:
-        assert found == []
+def test_wrong_user_gives_one_warning(closed_mongod, warnings):
+    server = f"127.0.0.1:{closed_mongod.port}/test"
+    no_source, wrong_password, no_right, right = warnings(
+        f"mongodb://owner:secret@{server}",
+        f"mongodb://owner:wrong@{server}?authSource=admin",
+        f"mongodb://reader:secret@{server}?authSource=admin",
+        f"mongodb://owner:secret@{server}?authSource=admin",
+    )
+    assert_warning(no_source, "authSource=admin")
+    assert_warning(wrong_password, "password", "wrong")
+    assert_warning(no_right, "role readWrite")
+    assert right == []
+    for [warning] in (no_source, wrong_password, no_right):
+        assert "secret" not in warning
 
 
 # A replica set.
@@ -123,46 +126,48 @@ def initiate(mongod, others=()):
             wait_for(lambda: not client.admin.command("hello")["isWritablePrimary"], seconds=30)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        "",
-        pytest.param("?replicaSet=set", marks=pytest.mark.slow),
-        pytest.param("?directConnection=true", marks=pytest.mark.slow),
-        pytest.param("?directConnection=true&replicaSet=set", marks=pytest.mark.slow),
-    ],
-)
-def test_uninitiated_replica_set_gives_one_warning(start_mongod, warnings, options):
-    mongod = start_mongod("--replSet", "set")
-    assert_warning(warnings(mongod.uri + options), "rs.initiate()")
-    initiate(mongod)
-    assert warnings(mongod.uri + options) == []
-
-
-@pytest.mark.parametrize("name", ["a.invalid", pytest.param("10.1.1.11", id="address")])
 @pytest.mark.slow
-def test_replica_set_with_unreachable_names_gives_one_warning(start_mongod, warnings, name):
+def test_uninitiated_replica_set_gives_one_warning(start_mongod, warnings):
+    mongod = start_mongod("--replSet", "set")
+    options = ["", "?replicaSet=set", "?directConnection=true"]
+    uris = [mongod.uri + option for option in [*options, "?directConnection=true&replicaSet=set"]]
+    for found in warnings(*uris):
+        assert_warning(found, "rs.initiate()")
+    initiate(mongod)
+    assert warnings(*uris) == [[]] * 4
+
+
+@pytest.mark.slow
+def test_replica_set_with_unreachable_names_gives_one_warning(start_mongod, warnings):
     """In Docker, the members often have names that only other containers know."""
     mongod = start_mongod("--replSet", "set")
     initiate(mongod)
-    names = {f"127.0.0.1:{mongod.port}".encode(): f"{name}:{mongod.port}".encode()}
-    with Disguise(mongod.port, names) as docker:
-        uri = f"mongodb://localhost:{docker.port}/test"
-        assert_warning(warnings(uri), "cannot reach", "directConnection=true")
-        assert warnings(f"{uri}?directConnection=true") == []
+    own_name = f"127.0.0.1:{mongod.port}".encode()
+    with contextlib.ExitStack() as disguises:
+        uris = []
+        for name in ("a.invalid", "10.1.1.11"):
+            names = {own_name: f"{name}:{mongod.port}".encode()}
+            docker = disguises.enter_context(Disguise(mongod.port, names))
+            uris.append(f"mongodb://localhost:{docker.port}/test")
+        direct = [f"{uri}?directConnection=true" for uri in uris]
+        unreachable, address, *reached = warnings(*uris, *direct)
+    assert_warning(unreachable, "cannot reach", "directConnection=true")
+    assert_warning(address, "cannot reach", "directConnection=true")
+    assert reached == [[], []]
 
 
 @pytest.mark.slow
 def test_replica_set_without_primary_gives_one_warning(start_mongod, warnings):
     mongod = start_mongod("--replSet", "set")
     initiate(mongod, others=["127.0.0.1:1", "127.0.0.1:2"])
-    for options in ("", "?directConnection=true"):
-        assert_warning(warnings(mongod.uri + options), "no primary", "rs.status()")
+    for found in warnings(mongod.uri, f"{mongod.uri}?directConnection=true"):
+        assert_warning(found, "no primary", "rs.status()")
 
 
 @pytest.mark.slow
 def test_wrong_name_of_replica_set_gives_one_warning(mongod, warnings):
-    assert_warning(warnings(f"{mongod.uri}?replicaSet=other"), "replicaSet")
+    [found] = warnings(f"{mongod.uri}?replicaSet=other")
+    assert_warning(found, "replicaSet")
 
 
 # TLS.
@@ -190,30 +195,41 @@ def test_mongodb_with_tls_gives_one_warning(certificate, start_app, warnings, tm
         wait_for(lambda: is_open(port))
         uri = f"mongodb://localhost:{port}/test"
         try:
-            assert_warning(warnings(uri), "requires TLS", "add tls=true")
-            assert_warning(warnings(f"{uri}?tls=true"), "self-signed", "tlsCAFile")
-            by_address = f"mongodb://127.0.0.1:{port}/test?tls=true&tlsCAFile={certificate}"
-            assert_warning(warnings(by_address), "127.0.0.1", "tlsCAFile")
-            assert warnings(f"{uri}?tls=true&tlsCAFile={certificate}") == []
-            assert warnings(f"{uri}?tls=true&tlsAllowInvalidCertificates=true") == []
+            without, unknown, by_address, *right = warnings(
+                uri,
+                f"{uri}?tls=true",
+                f"mongodb://127.0.0.1:{port}/test?tls=true&tlsCAFile={certificate}",
+                f"{uri}?tls=true&tlsCAFile={certificate}",
+                f"{uri}?tls=true&tlsAllowInvalidCertificates=true",
+            )
         finally:
             mongod.terminate()
+    assert_warning(without, "requires TLS", "add tls=true")
+    assert_warning(unknown, "self-signed", "tlsCAFile")
+    assert_warning(by_address, "127.0.0.1", "tlsCAFile")
+    assert right == [[], []]
 
 
 @pytest.mark.slow
 def test_tls_of_client_alone_gives_one_warning(mongod, warnings):
-    assert_warning(warnings(f"{mongod.uri}?tls=true"), "leave out tls=true")
+    [found] = warnings(f"{mongod.uri}?tls=true")
+    assert_warning(found, "leave out tls=true")
 
 
 # Another MongoDB, another product, another program.
 
 
-@pytest.mark.parametrize("number", [6, 8, 0])
 @pytest.mark.slow
-def test_old_mongodb_gives_one_warning(mongod, warnings, number):
-    with Disguise(mongod.port, {version(17): version(number)}) as old:
-        found = warnings(f"mongodb://127.0.0.1:{old.port}/test")
-    assert_warning(found, f"wire version {number},", "MongoDB 4.4 or newer")
+def test_old_mongodb_gives_one_warning(mongod, warnings):
+    numbers = [6, 8, 0]
+    with contextlib.ExitStack() as disguises:
+        old = [
+            disguises.enter_context(Disguise(mongod.port, {version(17): version(number)}))
+            for number in numbers
+        ]
+        all_found = warnings(*[f"mongodb://127.0.0.1:{mongod.port}/test" for mongod in old])
+    for number, found in zip(numbers, all_found):
+        assert_warning(found, f"wire version {number},", "MongoDB 4.4 or newer")
 
 
 def test_old_mongodb_on_27017_is_used_with_one_warning(no_mongodb, mongod, start_app):
@@ -247,26 +263,29 @@ def test_old_mongod_is_started_with_one_warning(no_mongodb, mongod, start_app, t
 def test_database_with_other_case_gives_one_warning(mongod, warnings):
     with MongoClient(mongod.uri) as client:
         client.othercase.users.insert_one({})
-        found = warnings(f"mongodb://127.0.0.1:{mongod.port}/OtherCase")
+        [found] = warnings(f"mongodb://127.0.0.1:{mongod.port}/OtherCase")
         client.drop_database("othercase")
     assert_warning(found, "differs only in upper and lower case", "change MONGODB_URI")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("code", [59, 115, 238, 9])
-@pytest.mark.parametrize("command", ["find", "findAndModify"])
-def test_missing_command_gives_one_warning(start_mongod, warnings, command, code):
+def test_missing_command_gives_one_warning(start_mongod, warnings):
     """As DocumentDB, Cosmos DB and FerretDB refuse what they do not have."""
-    mongod = start_mongod(*WITH_FAIL_POINTS)
-    with MongoClient(mongod.uri) as client:
-        FailPoint(client).set([command], errorCode=code, mode="alwaysOn")
-    assert_warning(warnings(mongod.uri), "MongoDB 4.4 or newer")
+    refused = [("find", 59), ("find", 115), ("findAndModify", 238), ("findAndModify", 9)]
+    uris = []
+    for command, code in refused:
+        mongod = start_mongod(*WITH_FAIL_POINTS)
+        with MongoClient(mongod.uri) as client:
+            FailPoint(client).set([command], errorCode=code, mode="alwaysOn")
+        uris.append(mongod.uri)
+    for found in warnings(*uris):
+        assert_warning(found, "MongoDB 4.4 or newer")
 
 
 @pytest.mark.slow
 def test_missing_mongodb_gives_one_warning(warnings):
-    uri = f"mongodb://127.0.0.1:{free_port()}/test"
-    assert_warning(warnings(uri), "no server answers", "refused", "Start a MongoDB")
+    [found] = warnings(f"mongodb://127.0.0.1:{free_port()}/test")
+    assert_warning(found, "no server answers", "refused", "Start a MongoDB")
 
 
 class HttpHandler(socketserver.BaseRequestHandler):
@@ -283,18 +302,20 @@ def test_another_program_gives_one_warning(warnings):
         threading.Thread(target=other.serve_forever).start()
         try:
             uri = f"mongodb://127.0.0.1:{other.server_address[1]}/test"
-            assert_warning(warnings(uri), "no server answers", "not MongoDB")
+            [found] = warnings(uri)
         finally:
             other.shutdown()
+    assert_warning(found, "no server answers", "not MongoDB")
 
 
 @pytest.mark.slow
 def test_frozen_mongodb_gives_one_warning(own_mongod, warnings):
     own_mongod.process.send_signal(signal.SIGSTOP)
     try:
-        assert_warning(warnings(own_mongod.uri), "no server answers")
+        [found] = warnings(own_mongod.uri)
     finally:
         own_mongod.process.send_signal(signal.SIGCONT)
+    assert_warning(found, "no server answers")
 
 
 @pytest.mark.slow

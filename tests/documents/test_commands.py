@@ -18,7 +18,7 @@ from support.documents import (
     fenced,
     table,
 )
-from support.processes import CLEAN, ROOT
+from support.processes import CLEAN, ROOT, UNMEASURED
 
 from app import app
 
@@ -105,7 +105,8 @@ def test_documents_name_one_version_of_newman():
 @pytest.mark.parametrize("line", PYTEST)
 def test_pytest_command_finds_tests(line):
     command = [sys.executable, *shlex.split(line)[1:], "--collect-only", "-q"]
-    assert subprocess.run(command, cwd=ROOT, env=CLEAN, stdout=subprocess.DEVNULL).returncode == 0
+    done = subprocess.run(command, cwd=ROOT, env=UNMEASURED, stdout=subprocess.DEVNULL)
+    assert done.returncode == 0
 
 
 @pytest.mark.slow

@@ -48,7 +48,9 @@ def due_field(value):
 
 
 '''
-    comment = "# A client that sends back the whole todo that it got learns to leave out the last two."
+    comment = (
+        "# A client that sends back the whole todo that it got learns to leave out the last two."
+    )
     project.add_before(TODO, comment, check)
     project.add_after(TODO, '    "done": boolean,', '    "due": due_field,\n')
     stored = '            "done": fields.get("done", False),'

@@ -260,11 +260,23 @@ SCENARIOS = [
 ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def proxy(failing_mongod):
+    """A proxy before the MongoDB with fail points."""
     proxy = Proxy(failing_mongod)
     yield proxy
     proxy.close()
+
+
+@pytest.fixture(scope="module")
+def failing_server(proxy, tmp_path_factory):
+    """A server whose operations fail, in the MongoDB or on their way there."""
+    # Without the option, PyMongo sends a read again if its connection was closed.
+    uri = f"{proxy.uri}?retryReads=false"
+    log = tmp_path_factory.mktemp("failing_server") / "log"
+    server = Server(procfile_command(), log, uri, WEB_CONCURRENCY="1")
+    yield server.wait()
+    server.kill()
 
 
 def assert_no_orphans(database):
@@ -276,10 +288,9 @@ def assert_no_orphans(database):
 @pytest.mark.parametrize("fault", [refuse, do_not_confirm, lose, lose_reply])
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_fault_at_any_operation_breaks_no_promise(
-    failing_database, fail_point, proxy, start, scenario, fault
+    failing_database, fail_point, proxy, failing_server, scenario, fault
 ):
-    # Without the option, PyMongo sends a read again if its connection was closed.
-    server = start(f"{proxy.uri}?retryReads=false", WEB_CONCURRENCY="1")
+    server = failing_server
     for number in itertools.count():
         case = scenario(server, failing_database, f"user{number}")
         has_failed = fault(fail_point, proxy, number)

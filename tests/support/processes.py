@@ -35,6 +35,9 @@ for name in list(os.environ):
     ):
         del os.environ[name]
 CLEAN = os.environ | {"PATH": os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]}
+# For a process that is not measured: one that runs a changed copy of the project, or one whose
+# response times a test judges, because measuring makes each line slower.
+UNMEASURED = {name: value for name, value in CLEAN.items() if name != "COVERAGE_PROCESS_CONFIG"}
 
 
 # In random order, so that two runs of the tests on one machine rarely choose the same port. Below
@@ -128,7 +131,7 @@ class Server(Client):
     The group consists of uWSGI's master and its workers.
     """
 
-    def __init__(self, command, log, uri, port=None, cwd=ROOT, **env):
+    def __init__(self, command, log, uri, port=None, cwd=ROOT, measured=True, **env):
         self.port = port or free_port()
         self.url, self.log = f"http://127.0.0.1:{self.port}", log
         # Each server has its own session, so no request goes to a connection of another server.
@@ -136,7 +139,8 @@ class Server(Client):
         # Without proxies and netrc files. Looking for them takes half the time of a request.
         self.session.trust_env = False
         settings = {"PORT": str(self.port), "MONGODB_URI": uri, "JWT_SECRET_KEY": SECRET} | env
-        environment = CLEAN | {name: value for name, value in settings.items() if value is not None}
+        environment = dict(CLEAN if measured else UNMEASURED)
+        environment |= {name: value for name, value in settings.items() if value is not None}
         with open(log, "ab") as output:
             self.process = subprocess.Popen(
                 command,
@@ -207,13 +211,13 @@ def copy_project(folder):
     return folder
 
 
-def procfile_command():
+def procfile_command(measured=True):
     """Return the command of the Procfile. On Windows, where uWSGI does not run: `app.py`."""
     if not shutil.which("uwsgi", path=CLEAN["PATH"]):
         return [sys.executable, "app.py"]
     command = shlex.split(parse_procfile((ROOT / "Procfile").read_text()).processes["web"])
     # The package coverage measures this process, and those that it starts.
-    if "COVERAGE_PROCESS_CONFIG" in CLEAN:
+    if measured and CLEAN != UNMEASURED:
         command += ["--import", str(ROOT / "tests" / "support" / "measured.py")]
     return command
 

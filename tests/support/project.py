@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 
-from support.processes import CLEAN, copy_project
+from support.processes import UNMEASURED, copy_project
 
 
 class Project:
@@ -37,7 +37,9 @@ class Project:
     def test(self, *arguments):
         """Run tests, and return the names of those that fail, and the output."""
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
-        done = subprocess.run(command, cwd=self.folder, env=CLEAN, capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=self.folder, env=UNMEASURED, capture_output=True, text=True
+        )
         assert done.returncode in (0, 1), done.stdout + done.stderr
         return set(re.findall(r"^FAILED \S+?::(\w+)", done.stdout, re.MULTILINE)), done.stdout
 

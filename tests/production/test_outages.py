@@ -213,7 +213,7 @@ def test_server_starts_without_database_and_creates_indexes_later(own_mongod, st
 @pytest.mark.slow
 def test_new_workers_under_load_create_no_equal_ids(mongod, database, start):
     """All workers are copies of one process, from which they could draw the same random numbers."""
-    for number in range(10):
+    for number in range(3):
         server = start(mongod.uri, WEB_CONCURRENCY="4")
         alice = InsertedUser(server, database, f"alice{number}")
         with Load(lambda *_, a=alice: add(a), clients=24) as load:

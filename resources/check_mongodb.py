@@ -53,12 +53,15 @@ CURES = {
 
 
 def check_mongodb(seconds):
-    """Print one line if the API cannot read and write within so many seconds."""
+    """Print one line if the API cannot read and write within so many seconds; close the client."""
     try:
         with pymongo.timeout(seconds):
             read_and_write()
     except PyMongoError as error:
         print(f" * MongoDB: {explain(error)}.", flush=True)
+    # This process waits from here on for the one that serves. While the client has threads, Linux
+    # may hand a SIGTERM to one of them, and Python's main thread would go on waiting.
+    db.mongo.cx.close()
 
 
 def read_and_write():

@@ -1,20 +1,20 @@
 """What `python app.py` says at its start about a MongoDB that the API cannot use: one line."""
 
 import contextlib
+import os
 import re
-import shlex
 import shutil
 import signal
 import socketserver
 import subprocess
-import sys
 import threading
 
+import psutil
 import pytest
 from pymongo import MongoClient
 from support.disguise import Disguise, version
 from support.faults import WITH_FAIL_POINTS, FailPoint
-from support.processes import CLEAN, ROOT, Mongod, free_port, is_open, wait_for
+from support.processes import Mongod, free_port, is_open, wait_for
 
 from resources.local_mongodb import find_mongod
 
@@ -232,34 +232,6 @@ def test_old_mongodb_gives_one_warning(mongod, warnings):
         assert_warning(found, f"wire version {number},", "MongoDB 4.4 or newer")
 
 
-def test_old_mongodb_on_27017_is_used_with_one_warning(no_mongodb, mongod, start_app):
-    with Disguise(mongod.port, {version(17): version(6)}, ("127.0.0.1", 27017)):
-        server = start_app().wait()
-        assert_warning(warnings_in(server), "MongoDB 4.4 or newer")
-        assert "Started a MongoDB" not in server.log.read_text()
-
-
-OLD_MONGOD = """\
-import sys, threading
-sys.path.insert(0, {folder!r})
-from support.disguise import Disguise, version
-Disguise({port}, {{version(17): version(6)}}, ("127.0.0.1", 27017))
-threading.Event().wait()
-"""
-
-
-@pytest.mark.slow
-def test_old_mongod_is_started_with_one_warning(no_mongodb, mongod, start_app, tmp_path):
-    program = tmp_path / "bin" / "mongod"
-    program.parent.mkdir()
-    code = OLD_MONGOD.format(folder=str(ROOT / "tests"), port=mongod.port)
-    program.write_text(f"#!/bin/sh\nexec {shlex.join([sys.executable, '-c', code])}\n")
-    program.chmod(0o755)
-    server = start_app(PATH=f"{program.parent}:{CLEAN['PATH']}").wait()
-    assert_warning(warnings_in(server), "MongoDB 4.4 or newer")
-    assert "Started a MongoDB" in server.log.read_text()
-
-
 def test_database_with_other_case_gives_one_warning(mongod, warnings):
     with MongoClient(mongod.uri) as client:
         client.othercase.users.insert_one({})
@@ -316,6 +288,12 @@ def test_frozen_mongodb_gives_one_warning(own_mongod, warnings):
     finally:
         own_mongod.process.send_signal(signal.SIGCONT)
     assert_warning(found, "no server answers")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of Linux and macOS")
+def test_process_that_waits_has_no_other_thread_that_could_take_a_signal(mongod, start_app):
+    server = start_app(mongod.uri).wait()
+    wait_for(lambda: psutil.Process(server.process.pid).num_threads() == 1)
 
 
 @pytest.mark.slow

@@ -4,6 +4,8 @@ import pytest
 from support.actions import change_password, delete_user
 from support.clients import MISSING, ROUTES, assert_error, assert_headers
 
+from app import app
+
 PROTECTED = [route for route in ROUTES if route.token]
 PATHS = sorted({route.path for route in ROUTES})
 
@@ -126,6 +128,18 @@ def test_id_that_is_not_an_id_looks_missing(api, alice, not_id):
 
 
 # What is not a route.
+
+
+def test_list_of_routes_has_every_url_and_method():
+    """A route that is missing from the list would be left out of all tests above."""
+    adapter = app.url_map.bind("")
+    listed = {(adapter.match(route.path, route.method)[0], route.method) for route in ROUTES}
+    existing = {
+        (rule.endpoint, method)
+        for rule in app.url_map.iter_rules()
+        for method in rule.methods - {"HEAD"}
+    }
+    assert listed == existing
 
 
 UNKNOWN = ["/", "/todo", "/todos/", "/user", "/user/", "/user/a/b", "/user//alice", "/static/x"]

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -13,6 +14,7 @@ from http.server import BaseHTTPRequestHandler
 
 import pytest
 from support.clients import PASSWORD, User, assert_error, new_address
+from support.disguise import Disguise, version
 from support.processes import CLEAN, ROOT, free_port, is_open, wait_for
 
 from resources import local_mongodb
@@ -145,6 +147,38 @@ def test_port_27017_of_ipv6_in_use_by_another_program_does_not_matter(no_mongodb
             User(start_app().wait(), "alice").add()
         finally:
             other.shutdown()
+
+
+@posix
+def test_old_mongodb_on_27017_is_used_with_one_warning(no_mongodb, mongod, start_app):
+    with Disguise(mongod.port, {version(17): version(6)}, ("127.0.0.1", 27017)):
+        server = start_app().wait()
+        log = server.log.read_text()
+        assert re.findall(r"^ \* MongoDB: .* 4\.4 or newer", log, re.MULTILINE)
+        assert "Started a MongoDB" not in log
+
+
+OLD_MONGOD = """\
+import sys, threading
+sys.path.insert(0, {folder!r})
+from support.disguise import Disguise, version
+Disguise({port}, {{version(17): version(6)}}, ("127.0.0.1", 27017))
+threading.Event().wait()
+"""
+
+
+@posix
+@pytest.mark.slow
+def test_old_mongod_is_started_with_one_warning(no_mongodb, mongod, start_app, tmp_path):
+    program = tmp_path / "bin" / "mongod"
+    program.parent.mkdir()
+    code = OLD_MONGOD.format(folder=str(ROOT / "tests"), port=mongod.port)
+    program.write_text(f"#!/bin/sh\nexec {shlex.join([sys.executable, '-c', code])}\n")
+    program.chmod(0o755)
+    server = start_app(PATH=f"{program.parent}:{CLEAN['PATH']}").wait()
+    log = server.log.read_text()
+    assert re.findall(r"^ \* MongoDB: .* 4\.4 or newer", log, re.MULTILINE)
+    assert "Started a MongoDB" in log
 
 
 # Scripts in place of mongod, each with the end of what the app says.

@@ -95,6 +95,12 @@ def test_reference_names_every_field_of_a_todo(alice):
             assert SENT <= set(re.findall(r"\w+", body)), missing
 
 
+def test_table_of_503_says_of_every_request_whether_it_can_be_repeated():
+    named = [name for row in table("request", README.text) for name in row[0].split(", ")]
+    changing = [f"{method} {url}" for method, url, *_ in ROUTES if method != "GET"]
+    assert sorted(named) == sorted([*changing, "every GET"])
+
+
 # Rate limits.
 
 WINDOWS = {"15 minutes": timedelta(minutes=15), "an hour": timedelta(hours=1)}

@@ -43,7 +43,11 @@ UNMEASURED = {name: value for name, value in CLEAN.items() if name != "COVERAGE_
 # In random order, so that two runs of the tests on one machine rarely choose the same port. Below
 # 32768, because Linux gives the ports above to outgoing connections: one of those could take a port
 # after it was found to be free and before the server listens on it. Not 27017, MongoDB's own.
-_ports = itertools.cycle(random.sample(range(20_000, 27_000), 7_000))
+_range = range(20_000, 27_000)
+# The processes of pytest-xdist, such as gw0, share them out: they choose at the same time.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    _range = _range[int(os.environ["PYTEST_XDIST_WORKER"][2:]) % 7 :: 7]
+_ports = itertools.cycle(random.sample(_range, len(_range)))
 
 
 def free_port():

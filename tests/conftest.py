@@ -2,6 +2,7 @@
 
 import sys
 
+import psutil
 import pytest
 from pymongo import MongoClient
 
@@ -105,6 +106,10 @@ def development_server(mongod, tmp_path_factory):
     command = [sys.executable, "app.py"]
     server = Server(command, folder / "log", mongod.uri, cwd=project, JWT_SECRET_KEY=SECRET)
     yield server.wait()
+    # First the process that serves, which saves its coverage. Its parent would kill it.
+    for serving in psutil.Process(server.process.pid).children():
+        serving.terminate()
+    server.process.wait(15)
     server.stop()
 
 

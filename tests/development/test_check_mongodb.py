@@ -256,8 +256,9 @@ def test_missing_command_gives_one_warning(start_mongod, warnings):
 
 @pytest.mark.slow
 def test_missing_mongodb_gives_one_warning(warnings):
-    [found] = warnings(f"mongodb://127.0.0.1:{free_port()}/test")
-    assert_warning(found, "no server answers", "refused", "Start a MongoDB")
+    uri = f"mongodb://127.0.0.1:{free_port()}/test"
+    for found in warnings(uri, f"{uri}?replicaSet=set"):
+        assert_warning(found, "no server answers", "refused", "Start a MongoDB")
 
 
 class HttpHandler(socketserver.BaseRequestHandler):

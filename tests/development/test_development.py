@@ -75,6 +75,14 @@ def test_app_starts_a_mongodb_and_ends_it(no_mongodb, start_app, project):
 
 
 @posix
+def test_sigterm_while_the_mongodb_starts_ends_both(no_mongodb, start_app):
+    server = start_app()
+    wait_for(lambda: is_open(27017))
+    end(server)
+    wait_for(lambda: not is_open(27017))
+
+
+@posix
 def test_ctrl_c_ends_the_mongodb_and_the_next_start_finds_its_data(no_mongodb, start_app):
     # A background process inherits that this signal is ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)

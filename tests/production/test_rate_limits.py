@@ -489,10 +489,11 @@ def test_unknown_username_takes_as_long_as_existing_one(mongod, database, start)
                 step = "verified" if number < 10 else "rejected"
                 assert response.status_code == (401 if step == "verified" else 429)
                 seconds.setdefault((step, name), []).append(took)
-    medians = {key: statistics.median(spent) for key, spent in seconds.items()}
-    report(**{f"{step} {name}, ms": round(m * 1000, 1) for (step, name), m in medians.items()})
+    # The time that a quarter of the responses stay below, because other programs only add to it.
+    quarters = {key: statistics.quantiles(spent, n=4)[0] for key, spent in seconds.items()}
+    report(**{f"{step} {name}, ms": round(q * 1000, 1) for (step, name), q in quarters.items()})
     for step, tolerance in (("verified", 0.1), ("rejected", 0.25)):
-        existing, unknown = medians[step, "alice"], medians[step, "unknown"]
+        existing, unknown = quarters[step, "alice"], quarters[step, "unknown"]
         assert abs(existing - unknown) < tolerance * existing
 
 

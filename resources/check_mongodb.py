@@ -40,7 +40,7 @@ CURES = {
         " machine, tlsAllowInvalidCertificates=true will do"
     ),
     "CERTIFICATE_REQUIRED": (
-        "The server requires a certificate of yours. Add tlsCertificateKeyFile=FILE to MONGODB_URI"
+        "The server requires a client certificate. Add tlsCertificateKeyFile=FILE to MONGODB_URI"
     ),
     "ALERT_INTERNAL_ERROR": "At Atlas, allow the address of this machine under Network Access",
     "SSL": "If this MongoDB does not use TLS, leave out tls=true in MONGODB_URI",

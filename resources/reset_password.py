@@ -1,8 +1,8 @@
 """Give a user who has forgotten the password a new one: python -m resources.reset_password alice
 
-For the operator, on a machine or a dyno that has the API's MONGODB_URI. Whoever knew the old
-password may have logged in with it, so the sessions and the own addresses end, as they do when the
-user changes the password.
+For the operator, on a machine or a dyno that has the API's MONGODB_URI. An attacker who knew the
+old password may have logged in with it, so the sessions and the own addresses end, as they do when
+the user changes the password.
 """
 
 import argparse

@@ -13,7 +13,7 @@ deletes the document. If a user has 100 sessions, a login removes the oldest id.
 
 A login also adds its address. From an address of the list, the owner can log in even if strangers
 have used up the attempts for the username. A new password leaves only the address that it came
-from: whoever knew the old one may have logged in from the others.
+from: an attacker who knew the old one may have logged in from the others.
 """
 
 import re

@@ -28,7 +28,7 @@ def logged_by(api, send):
 
 @pytest.fixture
 def broken(database, alice):
-    """A user whose document, which somebody has changed by hand, makes every request crash."""
+    """A user whose document, which an operator has changed by hand, makes every request crash."""
     database.users.update_one({}, {"$set": {"sessions": 5}})
     return alice
 

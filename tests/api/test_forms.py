@@ -284,26 +284,16 @@ def as_body(parts):
     return body + b"--b--\r\n"
 
 
-def send_made_up_parts(api, user, count):
-    """Send so many multipart forms, and assert that each gets a 201 or a 400."""
-
+@pytest.mark.parametrize("count", [50, pytest.param(500, marks=pytest.mark.slow)])
+def test_made_up_multipart_form_gives_201_or_400(api, alice, count):
     @settings(max_examples=count, deadline=None, database=None)
     @given(PARTS, st.booleans())
     def send(parts, with_name):
         body = as_body(parts)
         if with_name:
             body = multipart(("name", b"milk"))[: -len("--b--\r\n")] + body
-        response = post_form(api, user, body)
+        response = post_form(api, alice, body)
         if response.status_code != 201:
             assert_error(response, 400, "bad_request")
 
     send()
-
-
-def test_made_up_multipart_form_gives_201_or_400(api, alice):
-    send_made_up_parts(api, alice, 50)
-
-
-@pytest.mark.slow
-def test_many_made_up_multipart_forms_give_201_or_400(api, alice):
-    send_made_up_parts(api, alice, 500)

@@ -44,7 +44,7 @@ class SilentHandler(socketserver.BaseRequestHandler):
 
 
 class OtherServer(socketserver.ThreadingTCPServer):
-    """A server that is no MongoDB."""
+    """A server other than MongoDB."""
 
     allow_reuse_address = daemon_threads = True
 

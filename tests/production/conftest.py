@@ -5,6 +5,7 @@ import shutil
 import pytest
 from support.faults import WITH_FAIL_POINTS, FailPoint
 from support.processes import CLEAN, Mongod
+from support.proxy import Proxy
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -20,6 +21,14 @@ def failing_mongod(tmp_path_factory):
     mongod = Mongod(tmp_path_factory.mktemp("failing"), WITH_FAIL_POINTS)
     yield mongod
     mongod.kill()
+
+
+@pytest.fixture(scope="module")
+def failing_proxy(failing_mongod):
+    """A proxy before `failing_mongod`, one for all tests of a file."""
+    proxy = Proxy(failing_mongod)
+    yield proxy
+    proxy.close()
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from support.actions import is_valid, log_in, register, tokens_of
 from support.clients import MISSING, PASSWORD, InsertedUser, assert_error, timed
 from support.disguise import Disguise, version
 from support.processes import Server, procfile_command, wait_for
-from support.proxy import Proxy
 
 # The codes that mean a mistake of this program. tests/README.md says why.
 MISTAKES = {2, 9, 14, 15, 16, 22, 28, 34, 40, 52, 53, 54, 55, 56, 57, 66, 72, 168, 241, 378, 10334}
@@ -50,27 +49,19 @@ def write_errors(code):
     return {"ok": 1.0, "n": 0, "nModified": 0, "writeErrors": [failed]}
 
 
-@pytest.fixture(scope="module")
-def proxy_of_all(failing_mongod):
-    """One proxy for all tests of this file."""
-    proxy = Proxy(failing_mongod)
-    yield proxy
-    proxy.close()
-
-
 @pytest.fixture
-def proxy(proxy_of_all, failing_database):
+def proxy(failing_proxy, failing_database):
     """The proxy, which lets everything pass, to an empty database."""
-    yield proxy_of_all
-    proxy_of_all.let_pass()
+    yield failing_proxy
+    failing_proxy.let_pass()
 
 
 @pytest.fixture(scope="module")
-def server_of_all(proxy_of_all, tmp_path_factory):
+def server_of_all(failing_proxy, tmp_path_factory):
     """One server for most tests of this file."""
     # Without these options, PyMongo would send some reads again until the deadline of the request,
     # and would look for a primary once in ten seconds.
-    uri = f"{proxy_of_all.uri}?retryReads=false&serverMonitoringMode=poll"
+    uri = f"{failing_proxy.uri}?retryReads=false&serverMonitoringMode=poll"
     log = tmp_path_factory.mktemp("error_codes") / "log"
     server = Server(procfile_command(), log, uri, WEB_CONCURRENCY="1")
     yield server.wait()

@@ -40,7 +40,6 @@ from support.clients import (
 from support.faults import READS, WRITES, FailPoint
 from support.processes import Server, procfile_command, wait_for, with_stats, workers
 from support.project import Project
-from support.proxy import Proxy
 
 pytestmark = pytest.mark.slow
 
@@ -261,18 +260,10 @@ SCENARIOS = [
 
 
 @pytest.fixture(scope="module")
-def proxy(failing_mongod):
-    """A proxy before the MongoDB with fail points."""
-    proxy = Proxy(failing_mongod)
-    yield proxy
-    proxy.close()
-
-
-@pytest.fixture(scope="module")
-def failing_server(proxy, tmp_path_factory):
+def failing_server(failing_proxy, tmp_path_factory):
     """A server whose operations fail, in the MongoDB or on their way there."""
     # Without the option, PyMongo sends a read again if its connection was closed.
-    uri = f"{proxy.uri}?retryReads=false"
+    uri = f"{failing_proxy.uri}?retryReads=false"
     log = tmp_path_factory.mktemp("failing_server") / "log"
     server = Server(procfile_command(), log, uri, WEB_CONCURRENCY="1")
     yield server.wait()
@@ -288,16 +279,16 @@ def assert_no_orphans(database):
 @pytest.mark.parametrize("fault", [refuse, do_not_confirm, lose, lose_reply])
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_fault_at_any_operation_breaks_no_promise(
-    failing_database, fail_point, proxy, failing_server, scenario, fault
+    failing_database, fail_point, failing_proxy, failing_server, scenario, fault
 ):
     server = failing_server
     for number in itertools.count():
         case = scenario(server, failing_database, f"user{number}")
-        has_failed = fault(fail_point, proxy, number)
+        has_failed = fault(fail_point, failing_proxy, number)
         response = case.send()
         faults = has_failed()
         fail_point.clear()
-        proxy.let_pass()
+        failing_proxy.let_pass()
         # PyMongo has closed all connections. The next request may still find one of them.
         wait_for(lambda: server.get(f"/todos/{MISSING}", case.user.access).status_code != 503)
         assert response.status_code in (case.success, 503)

@@ -38,7 +38,7 @@ def test_new_password_replaces_the_forgotten_one(mongod, database, api):
     for path, token in (("/todos", alice.access), ("/user/alice", alice.access)):
         assert_error(api.get(path, token), 401, "token_revoked")
     assert_error(api.post("/refresh", alice.refresh), 401, "token_revoked")
-    # Whoever knew the old password may have logged in from the addresses.
+    # An attacker who knew the old password may have logged in from the addresses.
     assert database.users.find_one({"username": "alice"})["addresses"] == []
     access, _ = tokens_of(log_in(api, "alice", password))
     assert len(api.get("/todos", access).json()["todos"]) == 1

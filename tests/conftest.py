@@ -119,7 +119,7 @@ def start(tmp_path):
     servers = []
 
     def start(uri, wait=True, options=(), measured=True, **settings):
-        command = procfile_command(measured)
+        command = procfile_command()
         if options:
             # Without --ini, uWSGI reads the file after the options, and the file wins.
             command = [command[0], "--ini", *command[1:], *options]

@@ -311,8 +311,8 @@ def either_server(request, failing_mongod, tmp_path):
     """A server for production, or for development."""
     folder = Project(tmp_path / "project").folder
     command = procfile_command() if request.param == "uwsgi" else [sys.executable, "app.py"]
-    uri = failing_mongod.uri
-    server = Server(command, tmp_path / "log", uri, cwd=folder, WEB_CONCURRENCY="1")
+    settings = {"measured": False, "WEB_CONCURRENCY": "1"}
+    server = Server(command, tmp_path / "log", failing_mongod.uri, cwd=folder, **settings)
     yield server.wait()
     server.kill()
 

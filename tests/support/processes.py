@@ -144,6 +144,8 @@ class Server(Client):
         self.session.trust_env = False
         settings = {"PORT": str(self.port), "MONGODB_URI": uri, "JWT_SECRET_KEY": SECRET} | env
         environment = dict(CLEAN if measured else UNMEASURED)
+        if measured and CLEAN != UNMEASURED and command[0] == "uwsgi":
+            command, environment = measuring_greenlets(command)
         environment |= {name: value for name, value in settings.items() if value is not None}
         with open(log, "ab") as output:
             self.process = subprocess.Popen(
@@ -215,15 +217,24 @@ def copy_project(folder):
     return folder
 
 
-def procfile_command(measured=True):
+def procfile_command():
     """Return the command of the Procfile. On Windows, where uWSGI does not run: `app.py`."""
     if not shutil.which("uwsgi", path=CLEAN["PATH"]):
         return [sys.executable, "app.py"]
-    command = shlex.split(parse_procfile((ROOT / "Procfile").read_text()).processes["web"])
-    # The package coverage measures this process, and those that it starts.
-    if measured and CLEAN != UNMEASURED:
-        command += ["--import", str(ROOT / "tests" / "support" / "measured.py")]
-    return command
+    return shlex.split(parse_procfile((ROOT / "Procfile").read_text()).processes["web"])
+
+
+def measuring_greenlets(command):
+    """Return the command and the environment of a uWSGI whose coverage is measured.
+
+    Only there, coverage tells greenlets apart. In a process whose threads end, such as the one of
+    the tests, the package greenlet can then let Python run in circles.
+    """
+    environment = UNMEASURED | {
+        "COVERAGE_PROCESS_START": str(ROOT / ".coveragerc"),
+        "COVERAGE_CONCURRENCY": "thread, greenlet",
+    }
+    return [*command, "--import", str(ROOT / "tests" / "support" / "measured.py")], environment
 
 
 def with_stats(start, uri, **settings):

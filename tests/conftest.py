@@ -115,10 +115,14 @@ def development_server(mongod, tmp_path_factory):
 
 @pytest.fixture
 def start(tmp_path):
-    """Start any number of production servers; they end with the test."""
+    """Start any number of production servers; they end with the test.
+
+    Most of them are put under load, or their response times are judged, so they are not measured
+    unless a test needs it.
+    """
     servers = []
 
-    def start(uri, wait=True, options=(), measured=True, **settings):
+    def start(uri, wait=True, options=(), measured=False, **settings):
         command = procfile_command()
         if options:
             # Without --ini, uWSGI reads the file after the options, and the file wins.

@@ -143,7 +143,7 @@ LABELS = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("code", "labels"), LABELS)
 def test_overloaded_mongodb_gives_503_in_time(proxy, failing_database, start, code, labels):
-    server = start(proxy.uri, measured=False, WEB_CONCURRENCY="1")
+    server = start(proxy.uri, WEB_CONCURRENCY="1")
     alice = InsertedUser(server, failing_database, "alice")
     proxy.answer(error(code, errorLabels=labels), ["find", "insert", "findAndModify"])
     for send in (

@@ -56,7 +56,7 @@ def registration(case, server, client):
     return register(server, case.name, client.address)
 
 
-HELD = [right_login, wrong_login, change, delete]
+HELD = [right_login, wrong_login, change, delete, todo]
 OTHERS = [
     [right_login],
     [wrong_login],

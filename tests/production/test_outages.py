@@ -20,7 +20,7 @@ UNAVAILABLE = (503, "database_unavailable")
 @pytest.mark.slow
 @pytest.mark.parametrize(("fault", "workers"), [("killed", "1"), ("killed", "2"), ("stopped", "4")])
 def test_unavailable_database_gives_503_and_recovers(own_mongod, start, fault, workers):
-    server = start(own_mongod.uri, measured=False, WEB_CONCURRENCY=workers)
+    server = start(own_mongod.uri, WEB_CONCURRENCY=workers)
     alice = User(server, "alice")
     sends = every_request(server, alice)
     if fault == "killed":
@@ -58,7 +58,7 @@ def test_unavailable_database_gives_503_and_recovers(own_mongod, start, fault, w
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("fault", ["killed", "stopped"])
 def test_requests_in_flight_get_503_in_time(breakable, start, fault, workers):
-    server = start(breakable.uri, measured=False, WEB_CONCURRENCY=workers)
+    server = start(breakable.uri, WEB_CONCURRENCY=workers)
     alice = User(server, "alice")
     posts = [("POST", "/todos", alice.access, {"name": str(number)}) for number in range(200)]
     with MongoClient(breakable.uri) as client:

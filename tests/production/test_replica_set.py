@@ -38,7 +38,7 @@ def replica_set(replica_set_of_all):
 @pytest.fixture
 def alice(replica_set, start):
     """A user of a server that uses the replica set."""
-    server = start(replica_set.uri, measured=False)
+    server = start(replica_set.uri)
     with MongoClient(replica_set.uri) as client:
         return InsertedUser(server, client.get_default_database(), "alice")
 

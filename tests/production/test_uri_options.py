@@ -138,7 +138,7 @@ def test_options_of_uri_end_no_slow_operation(failing_mongod, fail_point, start)
 
 @pytest.mark.parametrize("option", ["timeoutMS=600000", "serverSelectionTimeoutMS=600000", ""])
 def test_options_of_uri_prolong_no_request(own_mongod, start, option):
-    server = start(f"{own_mongod.uri}?{option}", measured=False, WEB_CONCURRENCY="1")
+    server = start(f"{own_mongod.uri}?{option}", WEB_CONCURRENCY="1")
     own_mongod.process.send_signal(signal.SIGSTOP)
     seconds, response = timed(lambda: log_in(server, "alice", PASSWORD))
     assert_error(response, 503, "database_unavailable")

@@ -65,7 +65,7 @@ def server_of_all(failing_proxy, tmp_path_factory):
     log = tmp_path_factory.mktemp("error_codes") / "log"
     server = Server(procfile_command(), log, uri, WEB_CONCURRENCY="1")
     yield server.wait()
-    server.kill()
+    server.stop()
 
 
 @pytest.fixture

@@ -267,7 +267,7 @@ def failing_server(failing_proxy, tmp_path_factory):
     log = tmp_path_factory.mktemp("failing_server") / "log"
     server = Server(procfile_command(), log, uri, WEB_CONCURRENCY="1")
     yield server.wait()
-    server.kill()
+    server.stop()
 
 
 def assert_no_orphans(database):

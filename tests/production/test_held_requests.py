@@ -171,7 +171,7 @@ def held_server(proxy, tmp_path_factory):
     log = tmp_path_factory.mktemp("held") / "log"
     server = Server(procfile_command(), log, proxy.uri, WEB_CONCURRENCY="1")
     yield server.wait()
-    server.kill()
+    server.stop()
 
 
 def names(requests):

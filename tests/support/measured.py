@@ -1,7 +1,7 @@
 """Saves the coverage of a worker. uWSGI imports this file where the tests are measured.
 
 A worker ends without calling the functions that are registered with atexit, and coverage saves in
-one of those.
+one of those. So it saves at SIGTERM, by which the servers that tests share end.
 """
 
 import signal
@@ -17,13 +17,13 @@ prepare_worker = uwsgi.post_fork_hook
 
 
 def prepare_and_measure():
-    """Prepare a worker as in production, and save what it executes, again and again."""
+    """Prepare a worker as in production, and save what it has executed at SIGTERM."""
     prepare_worker()
-    gevent.spawn(save_again_and_again)
+    gevent.spawn(save_at_sigterm)
 
 
-def save_again_and_again():
-    """Save twice a second, because most tests kill their server, and at SIGTERM."""
+def save_at_sigterm():
+    """Extend the handler of SIGTERM, which `prepare_worker` has set."""
     end_gracefully = signal.getsignal(signal.SIGTERM)
 
     def save_and_end(*arguments):
@@ -31,9 +31,6 @@ def save_again_and_again():
         Coverage.current().save()
 
     signal.signal(signal.SIGTERM, save_and_end)
-    while True:
-        gevent.sleep(0.5)
-        Coverage.current().save()
 
 
 uwsgi.post_fork_hook = prepare_and_measure

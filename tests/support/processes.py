@@ -241,6 +241,7 @@ def with_stats(start, uri, **settings):
     """Start a server that also reports on its workers. `start` is the fixture."""
     port = free_port()
     server = start(uri, options=["--stats", f"127.0.0.1:{port}"], **settings)
+    wait_for(lambda: is_open(port))
     server.stats_port = port
     return server
 

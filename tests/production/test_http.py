@@ -1,11 +1,16 @@
-"""How a request is framed: its first line, its headers, where its body ends, and `Expect`."""
+"""How a request is framed: its first line, its headers, its body and the time for it, `Expect`."""
 
 import json
 import random
+import select
+from concurrent.futures import ThreadPoolExecutor
 
+import jwt
 import pytest
-from support.clients import assert_error
+from support.clients import assert_error, report, timed
 from support.connections import (
+    HALF_BODY,
+    HALF_CHUNK,
     TWO_MEGABYTES,
     RawResponse,
     chunks,
@@ -15,6 +20,7 @@ from support.connections import (
     send,
     sent_despite_reset,
 )
+from support.processes import SECRET
 
 BODY = b'{"name": "milk", "done": true}'
 HTTP_ERROR = b"HTTP/1.1 4"
@@ -204,6 +210,11 @@ def test_many_headers_are_read_or_rejected_and_never_dropped(api, database, alic
     assert {todo["name"] for todo in database.todos.find()} == {"milk"}
 
 
+def test_token_of_8_kb_reaches_the_app(api):
+    long = jwt.encode({"x": "x" * 8000}, SECRET, "HS256")
+    assert_error(api.get("/todos", long), 401, "invalid_token")
+
+
 # Where the body ends.
 
 
@@ -353,6 +364,68 @@ def test_body_arrives_unchanged_in_whatever_pieces(api, database, alice):
         assert response.status_code == 201, response.data
         assert response.json()["description"] == description
     assert database.todos.count_documents({}) == 40
+
+
+# How long a body may take.
+
+
+@pytest.mark.slow
+def test_body_that_takes_8_seconds_is_read(api, database, alice):
+    body = b'{"name": "milk", "done": true}'
+    start = ("POST /todos HTTP/1.1", "Content-Type: application/json")
+    start += (f"Authorization: Bearer {alice.access}",)
+    with_length = head(*start, f"Content-Length: {len(body)}")
+    chunked = head(*start, "Transfer-Encoding: chunked")
+    one = chunks(body)
+    requests = [
+        # Pauses behind the headers and within the body, a chunk, its length or its end.
+        (with_length, body[:9], body[9:]),
+        (with_length + body[:1], body[1:-1], body[-1:]),
+        (chunked, one[:9], one[9:]),
+        (chunked + one[:1], one[1:2], one[2:]),
+        (chunked + one[:-6], one[-6:-3], one[-3:]),
+        (chunked + one[:3], one[3:-5], one[-5:]),
+    ]
+    # The pause before the first part is none of the body.
+    with ThreadPoolExecutor() as pool:
+        sent = [pool.submit(send, api, *parts, pause=4) for parts in requests]
+    for response in sent:
+        assert response.result().status_code == 201, response.result().data
+    stored = [(todo["name"], todo["done"]) for todo in database.todos.find()]
+    assert stored == [("milk", True)] * len(requests)
+
+
+def drip_until_response(server, start):
+    """Send a byte a second, until a response comes; return the response."""
+    with connect(server) as connection:
+        connection.sendall(start)
+        while not select.select([connection], [], [], 1)[0]:
+            connection.sendall(b" ")
+        return RawResponse(received(connection))
+
+
+@pytest.mark.slow
+def test_body_that_drips_is_400_after_10_seconds(mongod, start):
+    server = start(mongod.uri)
+    processes = {process.pid for process in server.processes()}
+    with ThreadPoolExecutor(80) as pool:
+        # Some drip, and some stop while the others go on.
+        sent = [
+            pool.submit(timed, lambda h=half, s=slowly: s(server, h))
+            for half in [HALF_BODY, HALF_CHUNK] * 20
+            for slowly in (drip_until_response, send)
+        ]
+        results = [result.result() for result in sent]
+    for seconds, response in results:
+        assert_error(response, 400, "bad_request")
+        assert "has not arrived completely" in response.json()["message"]
+        assert 9.9 < seconds < 20
+    report(longest=round(max(seconds for seconds, _ in results), 2))
+    # No worker has ended because of them, not even afterwards.
+    for _ in range(20):
+        assert_error(server.get("/todos"), 401, "authorization_required")
+    assert {process.pid for process in server.processes()} == processes
+    assert "Traceback" not in server.log.read_text()
 
 
 # Expect.

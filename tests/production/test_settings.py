@@ -40,10 +40,10 @@ def test_procfile_serves_main_flow(mongod, database, start):
 
 
 @pytest.mark.parametrize(
-    ("folder", "path"), [(".", "copy ü/uwsgi.ini"), ("copy ü/resources", "../uwsgi.ini")]
+    ("folder", "path"), [(".", "a ü/copy/uwsgi.ini"), ("a ü/copy/resources", "../uwsgi.ini")]
 )
 def test_uwsgi_starts_from_any_folder(mongod, database, tmp_path, folder, path):
-    copy_project(tmp_path / "copy ü")
+    copy_project(tmp_path / "a ü/copy")
     server = Server(["uwsgi", path], tmp_path / "log", mongod.uri, cwd=tmp_path / folder)
     try:
         User(server.wait(), "alice").add()

@@ -301,8 +301,8 @@ def test_fault_at_any_operation_breaks_no_promise(
     assert number > 0
 
 
-# For how long each operation of MongoDB takes, in milliseconds. A login has five. With the first
-# number, none is finished in time, and with the others some are.
+# For how long each operation of MongoDB takes, in milliseconds. A login has up to six. With the
+# first number, none is finished in time, and with the others some are.
 DELAYS = [2500, 900, 300]
 
 

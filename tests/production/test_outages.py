@@ -60,20 +60,21 @@ def test_unavailable_database_gives_503_and_recovers(own_mongod, start, fault, w
 def test_requests_in_flight_get_503_in_time(breakable, start, fault, workers):
     server = start(breakable.uri, WEB_CONCURRENCY=workers)
     alice = User(server, "alice")
-    posts = [("POST", "/todos", alice.access, {"name": str(number)}) for number in range(200)]
+    # As many as the workers have connections to MongoDB.
+    count = 100 * int(workers)
+    posts = [("POST", "/todos", alice.access, {"name": str(number)}) for number in range(count)]
     with MongoClient(breakable.uri) as client:
         fail_point = FailPoint(client)
         # Longer than any response may take.
         fail_point.set(["insert"], blockConnection=True, blockTimeMS=6000)
         flight = Flight(server, posts)
-        # A worker has 100 connections to MongoDB. The other requests wait for one.
         wait_for(lambda: fail_point.count() >= 100)
     if fault == "killed":
         breakable.kill()
     else:
         breakable.process.send_signal(signal.SIGSTOP)
     landed = flight.land()
-    assert len(landed) == 200
+    assert len(landed) == count
     for seconds, status, body in landed:
         assert (status, body["error"]) == UNAVAILABLE
         assert seconds < 5

@@ -165,7 +165,7 @@ def test_loss_of_primary_loses_no_todo_and_revives_no_session(replica_set, alice
 @pytest.mark.parametrize("fault", [step_down, kill, freeze])
 def test_requests_in_flight_are_answered_in_time(replica_set, alice, fault):
     server = alice.api
-    names = [str(number) for number in range(60)]
+    names = [str(number) for number in range(200)]
     posts = [("POST", "/todos", alice.access, {"name": name}) for name in names]
     primary = replica_set.wait_for_primary()
     flight = Flight(server, posts)
@@ -183,7 +183,7 @@ def test_requests_in_flight_are_answered_in_time(replica_set, alice, fault):
     with MongoClient(replica_set.uri) as client:
         stored = Counter(todo["name"] for todo in client.test.todos.find())
     report(**{f"responses_{status}": count for status, count in statuses.items()})
-    assert len(landed) == 60
+    assert len(landed) == 200
     assert statuses.keys() <= {201, 503}
     assert slowest < 5
     assert {body["name"] for _, status, body in landed if status == 201} <= stored.keys()

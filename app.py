@@ -241,14 +241,16 @@ def check_claims(claims):
         value = claims.get(name)
         if type(value) is not kind:
             raise JWTDecodeError("A claim is missing or has the wrong type.")
-        # The API issues ASCII only. Other text can hold half a character, which MongoDB rejects.
+        # The API issues ASCII only. Another string can hold half a character, such as "\ud800",
+        # which MongoDB rejects.
         if kind is str and not value.isascii():
             raise JWTDecodeError("A claim is malformed.")
     if claims["type"] not in ("access", "refresh"):
         raise JWTDecodeError("There is no such type of token.")
     if not ObjectId.is_valid(claims["sub"]):
         raise JWTDecodeError("The subject is not an id.")
-    # The audience. These tokens have none. RFC 8725, 3.9: reject a token for another audience.
+    # `aud`, the audience, says for whom a token is meant. The tokens of this API have none.
+    # RFC 8725, 3.9: reject a token that is meant for another audience.
     if "aud" in claims:
         raise JWTDecodeError("The token is meant for another audience.")
 

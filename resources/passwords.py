@@ -61,9 +61,10 @@ class HashingQueue:
 
     @contextlib.contextmanager
     def slot(self):
-        """Wait for a slot, and hold it for a block. Aborts with 503 if too many requests wait.
+        """Wait for a slot, and hold it for the block of a `with`.
 
-        Take it before the first query, so that a rejected request sends no query to MongoDB.
+        Aborts with 503 if too many requests wait, or if this one has waited LONGEST_WAIT seconds.
+        Take the slot before the first query, so that a rejected request sends no query to MongoDB.
         """
         if not self.places.acquire(blocking=False):
             fail("server_busy", retry_after=self.LONGEST_WAIT)

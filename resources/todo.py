@@ -209,12 +209,12 @@ def reject_if_revoked_since(todo):
     """Delete the new todo, and raise RevokedTokenError, if the session has ended since the check.
 
     `jwt_required` checks the token before the insert. If the user is deleted between that check and
-    the insert, the deletion misses this todo, which would stay forever. The deletion ends the
-    sessions before it deletes todos. So either it finds this todo, or the query below finds that
-    the session has ended.
+    the insert, the deletion can miss this todo, which would stay forever. But a deletion ends the
+    sessions before it deletes todos. Therefore, if it comes too early to find this todo, the query
+    below finds that the session has ended.
 
     The check before the insert is needed as well. Without it, a client with a revoked token could
-    make the server write. If the process ended before the query below, the todo would stay.
+    make the server write, and the todo would stay if the process ended before the query below.
     """
     claims = get_jwt()
     if claims in BLACKLIST:

@@ -277,8 +277,9 @@ class User(Resource):
         Aborts with 404.
         """
         user_id = own_account(username)["_id"]
-        # First the sessions: once they have ended, no request adds a todo that stays. The user
-        # comes last: if MongoDB fails before that, the owner can log in and delete again.
+        # First the sessions: once they have ended, no request with their tokens adds a todo that
+        # stays. The user comes after the todos: if MongoDB fails before that, the owner can log in
+        # and delete again.
         while db.users().update_one({"_id": user_id}, {"$set": {"sessions": []}}).matched_count:
             db.todos().delete_many({"owner_id": user_id})
             # If a login since the first step has opened a session, perhaps with new todos, this

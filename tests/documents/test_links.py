@@ -1,4 +1,4 @@
-"""The links, anchors and headings of the documents."""
+"""The links, anchors, headings and tables of the documents."""
 
 import re
 from collections import Counter
@@ -58,6 +58,16 @@ def test_headings_name_files_and_urls_that_exist(document):
             path = name.split(" ")[-1]
             if re.search("[./]", path):
                 assert path in urls or (ROOT / path.strip("/")).exists(), title
+
+
+@each_document
+def test_every_row_of_a_table_has_as_many_cells_as_its_head(document):
+    blocks = [block.splitlines() for block in document.prose.split("\n\n") if "|\n|" in block]
+    assert blocks
+    for head, *rows in blocks:
+        cells = len(re.findall(r"(?<!\\)\|", head))
+        for row in rows:
+            assert re.fullmatch(r"\|.*\|", row) and len(re.findall(r"(?<!\\)\|", row)) == cells, row
 
 
 @each_document

@@ -142,8 +142,9 @@ class IndexesRefused(PyMongoError):
 def is_outage(error):
     """Return whether `error` means that MongoDB is unavailable. Any other error is a bug here.
 
-    Unavailable is whatever time or an operator can cure: a failed connection, an election, a full
-    pool of connections, a deadline that is over, missing rights, a full disk, another product.
+    It is unavailable if time or an operator can remove the cause: a failed connection, a replica
+    set that elects a new primary, a full pool of connections, a deadline that is over, missing
+    rights, a full disk, a product that only imitates MongoDB.
     """
     if isinstance(error, OperationFailure):
         return reply(error).get("code") not in MISTAKES

@@ -37,7 +37,18 @@ DEADLINE = 3.5
 
 
 class TodoApp(Flask):
-    """Flask, with a log that names no user."""
+    """Flask for HTTP alone, with a log that names no user."""
+
+    def create_url_adapter(self, request):
+        """Return what finds the class for a URL.
+
+        By default it finds none if the client offers to continue with a WebSocket. A server may
+        ignore such an offer (RFC 9110, 7.8).
+        """
+        adapter = super().create_url_adapter(request)
+        if adapter is not None:
+            adapter.websocket = False
+        return adapter
 
     def log_exception(self, exc_info):
         """Log a crash with its traceback. Flask would log the path, and /user/alice is one."""
@@ -103,7 +114,7 @@ def add_headers(response):
 
 
 # How many large responses a process keeps in memory at the same time, and from how many bytes on a
-# response counts as large. The largest page has 4 MB, and a client may take its time to read it.
+# response counts as large. The largest page has 6 MB, and a client may take its time to read it.
 MOST_LARGE_RESPONSES = 20
 LARGE = 256 * 1024
 large_responses = threading.BoundedSemaphore(MOST_LARGE_RESPONSES)

@@ -8,7 +8,6 @@ Flask-RESTful's own `reqparse` is deprecated, and it converts what should be rej
 becomes its first element, an object its text, and a JSON array as the whole body crashes it.
 """
 
-import codecs
 import io
 import json
 import re
@@ -28,6 +27,7 @@ MULTIPART_FORM = "multipart/form-data"
 
 # Reading a thousand parts takes tens of milliseconds, in which a process does nothing else.
 MOST_FORM_FIELDS = 1000
+LONGEST_BOUNDARY = 70
 # Of a body with more bad fields, the error names only so many, because it is for a person.
 MOST_ERRORS = 20
 
@@ -112,12 +112,13 @@ def without_repeats(pairs):
     return values
 
 
-def read_body(fields, required=()):
+def read_body(fields, required=(), check_together=None):
     """Return the checked fields of a JSON object or a form.
 
-    `fields` maps each name to its check; `required` names those that must be present. Aborts with
-    400 if the body cannot be parsed or a field is wrong, and with 415 if it is neither JSON nor a
-    form, or compressed.
+    `fields` maps each name to its check; `required` names those that must be present.
+    `check_together` is called with the fields that have passed, and returns further errors. Aborts
+    with 400 if the body cannot be parsed or a field is wrong, and with 415 if it is neither JSON
+    nor a form, or compressed.
     """
     body = request.get_data()
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
@@ -133,12 +134,15 @@ def read_body(fields, required=()):
         fail("unsupported_media_type", other_content_type())
     else:
         values = {}
-    return checked(values, fields, required)
+    return checked(values, fields, required, check_together)
 
 
 def read_query(fields):
     """Return the parameters after the `?` of the URL, checked as in `read_body`; all optional."""
-    pairs = request.args.items(multi=True)
+    try:
+        pairs = request.args.items(multi=True)
+    except UnicodeDecodeError:
+        fail("bad_request", "The query of the URL is not UTF-8. Encode its characters as UTF-8.")
     return checked(without_repeats((name, FormText(text)) for name, text in pairs), fields)
 
 
@@ -215,6 +219,9 @@ def parse_multipart(body):
             "The Content-Type of this form has no boundary. Do not write this header yourself:"
             " the library that sends the form writes it, with the boundary.",
         )
+    # RFC 2046, 5.1.1. Python compiles each boundary, and keeps hundreds of the results in memory.
+    if len(boundary) > LONGEST_BOUNDARY:
+        fail("bad_request", f"The boundary has more than {LONGEST_BOUNDARY} characters.")
     decoded(body, "form")
     if body.count(f"--{boundary}".encode()) > MOST_FORM_FIELDS + 1:
         reject_number_of_fields()
@@ -253,13 +260,8 @@ class Utf8PartsParser(MultiPartParser):
 
 def require_utf8(charset):
     """Abort with 400 if a form or a part of it names a charset that is not UTF-8."""
-    if charset is None:
-        return
-    try:
-        name = codecs.lookup(charset).name
-    except (LookupError, ValueError):
-        name = None
-    if name != "utf-8":
+    # Not `codecs.lookup`, which keeps every name that it does not know in memory, forever.
+    if charset is not None and charset.lower() not in ("utf-8", "utf8"):
         fail("bad_request", f"The form names the charset {charset[:40]!r}. Send UTF-8.")
 
 
@@ -268,7 +270,7 @@ def reject_number_of_fields():
     fail("bad_request", f"The form has more than {MOST_FORM_FIELDS:,} fields.")
 
 
-def checked(values, fields, required=()):
+def checked(values, fields, required=(), check_together=None):
     """Return the values if all of them pass. Aborts with a 400 that names every bad field."""
     good = {}
     errors = {name: "Missing." for name in required if name not in values}
@@ -282,6 +284,8 @@ def checked(values, fields, required=()):
                 good[name] = fields[name](value)
             except ValueError as error:
                 errors[name] = str(error)
+    if check_together is not None:
+        errors |= check_together(good)
     if errors:
         fail("bad_request", dict(list(errors.items())[:MOST_ERRORS]))
     return good

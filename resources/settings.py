@@ -38,8 +38,8 @@ def read_database_name(uri):
     Ends the process if the name is one that this API does not use. MongoDB allows more characters.
     But a stray character is a mistake, and would silently choose another database.
     """
-    # The name is between the hosts and the options.
-    name = uri.partition("://")[2].partition("/")[2].partition("?")[0]
+    # The name is between the hosts and the options, which can contain a / as well.
+    name = uri.partition("://")[2].partition("?")[0].partition("/")[2]
     if not re.fullmatch("[A-Za-z0-9_-]{0,63}", name):
         sys.exit(
             "MONGODB_URI must name a database of 1 to 63 letters, digits, _ and -, or none at all"

@@ -75,10 +75,12 @@ def password_field(value):
     return password
 
 
-def reject_username_as_password(username, password):
-    """Abort with 400 if the password is the username."""
-    if password.lower() == username.lower():
-        fail("bad_request", {"password": "Must not be the username."})
+def username_as_password(fields):
+    """Return the error of fields whose password is the username, {} if they have none."""
+    username, password = fields.get("username"), fields.get("password")
+    if username is None or password is None or password.lower() != username.lower():
+        return {}
+    return {"password": "Must not be the username."}
 
 
 class UserRegister(Resource):
@@ -92,8 +94,8 @@ class UserRegister(Resource):
         new = read_body(
             {"username": username_field, "password": password_field},
             required=["username", "password"],
+            check_together=username_as_password,
         )
-        reject_username_as_password(new["username"], new["password"])
         with passwords.queue.slot():
             count_registration()
             db.create_indexes()
@@ -261,10 +263,10 @@ class User(Resource):
                 "username": set_by_server,
             },
             required=["current_password", "password"],
+            check_together=lambda new: username_as_password({**new, "username": username}),
         )
         with passwords.queue.slot():
             user = own_account(username)
-            reject_username_as_password(username, change["password"])
             count_password_change(get_jwt()["sid"])
             verify_password(user, change["current_password"])
             session_id = replace_password(user, change["password"])

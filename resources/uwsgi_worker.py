@@ -58,8 +58,8 @@ def prepare_worker():
     # A hash in a greenlet would stop all other requests of the worker. So a thread computes it.
     threads = gevent.threadpool.ThreadPoolExecutor(HASHING_SLOTS)
     passwords.queue = passwords.HashingQueue(HASHING_SLOTS, threads)
-    # `spawn` calls this in a greenlet, when uWSGI has installed its own handler, which ends the
-    # worker immediately.
+    # Not now, but in a greenlet, which runs later: until then, uWSGI installs its own handler, and
+    # that one ends the worker immediately.
     gevent.spawn(signal.signal, signal.SIGTERM, end_gracefully)
 
 
@@ -89,7 +89,7 @@ class PlainRequests:
             check_framing(environ, self.most)
             receive_body(environ, self.most)
         except HTTPException as error:
-            send_and_linger(error.get_response())
+            send_and_linger(error.get_response(), environ.get("REQUEST_METHOD"))
             return []
         return self.app(environ, start_response)
 
@@ -198,7 +198,7 @@ def join_chunks(most):
     return bytes(body)
 
 
-def send_and_linger(response):
+def send_and_linger(response, method):
     """Send a response to a client that may still be sending, and drop what it sends.
 
     Not through uWSGI, for two reasons. It would begin the response with whatever the request line
@@ -210,10 +210,12 @@ def send_and_linger(response):
         *[f"{name}: {value}" for name, value in response.headers],
     ]
     head += ["Connection: close", "", ""]
+    # RFC 9110, 9.3.2.
+    body = b"" if method == "HEAD" else response.get_data()
     connection = gevent.socket.socket(fileno=uwsgi.connection_fd())
     try:
         with gevent.Timeout(LINGER_SECONDS, False), contextlib.suppress(OSError):
-            connection.sendall("\r\n".join(head).encode() + response.get_data())
+            connection.sendall("\r\n".join(head).encode() + body)
             connection.shutdown(socket.SHUT_WR)
             while connection.recv(64 * 1024):
                 pass

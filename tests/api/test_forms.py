@@ -1,5 +1,7 @@
 """Forms: urlencoded, as `curl -d` sends them, and multipart, as browsers and `curl -F` do."""
 
+import encodings
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -190,6 +192,22 @@ def test_urlencoded_form_in_another_charset_gives_400(api, database, alice, char
     assert post_form(api, alice, b"name=milk", f"{URLENCODED}; charset={charset}").ok
 
 
+@pytest.mark.parametrize("where", ["form", "part"])
+def test_names_of_charsets_do_not_stay_in_memory(in_process, alice, where):
+    """Python's `codecs.lookup` keeps each name that it does not know."""
+    for number in range(100):
+        charset = f"charset-{number}-{'x' * 10_000}"
+        if where == "form":
+            body, content_type = "name=молоко".encode(), f"{URLENCODED}; charset={charset}"
+        else:
+            headers = f"Content-Type: text/plain; charset={charset}\r\n"
+            body, content_type = multipart(("name", b"milk"), headers=headers), MULTIPART
+        response = post_form(in_process, alice, body, content_type)
+        assert_error(response, 400, "bad_request")
+        assert len(response.text) < 200
+    assert not [name for name in encodings._cache if "charset" in name]
+
+
 # The boundary.
 
 
@@ -209,6 +227,16 @@ def test_form_without_its_boundary_gives_400_that_says_so(api, database, alice, 
     assert_error(response, 400, "bad_request")
     assert "has no boundary" in response.json()["message"]
     assert not list(database.todos.find())
+
+
+@pytest.mark.parametrize(("length", "status"), [(70, 201), (71, 400), (8000, 400)])
+def test_boundary_has_at_most_70_characters(api, alice, length, status):
+    body = multipart(("name", b"milk")).replace(b"--b", b"--" + length * b"b")
+    content_type = f"multipart/form-data; boundary={length * 'b'}"
+    response = post_form(api, alice, body, content_type)
+    assert response.status_code == status
+    if status == 400:
+        assert_error(response, 400, "bad_request", "The boundary has more than 70 characters.")
 
 
 def test_form_that_is_cut_off_anywhere_gives_400_that_says_so(api, database, alice):

@@ -52,6 +52,14 @@ def test_response_is_json_whatever_the_client_accepts(api, alice):
     assert response.headers["Content-Type"] == JSON
 
 
+@pytest.mark.parametrize("name", ["websocket", "WebSocket", "h2c", "x"])
+def test_offer_of_another_protocol_is_ignored(api, alice, name):
+    headers = {"Connection": "Upgrade", "Upgrade": name}
+    assert api.get("/todos", alice.access, headers=headers).status_code == 200
+    assert_error(api.get("/todos", headers=headers), 401, "authorization_required")
+    assert_error(api.get("/nowhere", headers=headers), 404, "not_found")
+
+
 def test_response_holds_text_as_utf8_and_not_as_escapes(api, alice):
     """As escapes, a page of long todos would take three times the memory."""
     todo = alice.add("\U0001f95b молоко")
@@ -198,6 +206,16 @@ def test_every_bad_field_is_named(api, database):
         assert isinstance(sentence, str)
         assert sentence.endswith(".")
     assert not list(database.users.find())
+
+
+def test_password_that_is_the_username_is_named_with_the_other_bad_fields(api, alice):
+    expected = {"password": "Must not be the username.", "x": "Unknown field."}
+    body = {"username": "mike.smith", "password": "mike.smith", "x": 1}
+    assert_error(api.post("/register", json=body), 400, "bad_request", expected)
+    del body["username"]
+    response = api.put("/user/mike.smith", alice.access, json=body)
+    expected["current_password"] = "Missing."
+    assert_error(response, 400, "bad_request", expected)
 
 
 @pytest.mark.parametrize(("unknown", "named"), [(19, 20), (20, 20), (2000, 20)])

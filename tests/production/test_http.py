@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jwt
 import pytest
-from support.clients import assert_error, report, timed
+from support.clients import assert_error, assert_headers, report, short, timed
 from support.connections import (
     HALF_BODY,
     HALF_CHUNK,
@@ -208,6 +208,73 @@ def test_many_headers_are_read_or_rejected_and_never_dropped(api, database, alic
     assert set(results.values()) == {201, None}
     assert results[90] == 201
     assert {todo["name"] for todo in database.todos.find()} == {"milk"}
+
+
+# Headers that uWSGI, Werkzeug, Flask, its extensions or this API read, and some that none reads.
+HEADERS = """
+Accept Accept-Charset Accept-Encoding Accept-Language Authorization Cache-Control Connection
+Content-Encoding Content-Length Content-MD5 Content-Type Cookie Date Expect Forwarded From Host
+HTTP2-Settings If-Match If-Modified-Since If-None-Match If-Range If-Unmodified-Since Keep-Alive
+Max-Forwards Origin Pragma Proxy-Authorization Range Referer Sec-WebSocket-Key
+Sec-WebSocket-Protocol Sec-WebSocket-Version TE Trailer Transfer-Encoding Upgrade User-Agent Via X
+X-Forwarded-For X-Forwarded-Host X-Forwarded-Port X-Forwarded-Prefix X-Forwarded-Proto
+X-Forwarded-SSL X-HTTP-Method-Override X-Request-ID X-Sendfile X_Forwarded_Proto
+""".split()
+VALUES = [
+    b"",
+    b"\xff",
+    b"\xc3\xa9",
+    b"\x01",
+    b"1",
+    b"https, \xff",
+    b"ws",
+    b"websocket",
+    b"x" * 8000,
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=short)
+def test_header_of_any_value_gets_a_response_of_the_app(api, alice, value):
+    for name in HEADERS:
+        lines = [b"GET /todos HTTP/1.1", f"Authorization: Bearer {alice.access}"]
+        if name == "Authorization":
+            del lines[1]
+        header = b"%s: %s" % (name.encode(), value)
+        # Half closed, because a Content-Length announces a body.
+        response = send(api, head(*lines, header), half_close=True)
+        assert response.status_code in (200, 400, 401), (header, response.data)
+        assert_headers(response)
+        assert response.json().keys() in ({"todos", "next"}, {"message", "error"})
+
+
+@pytest.mark.parametrize("scheme", [b"http", b"https", b"ws", b"\xff"], ids=repr)
+def test_scheme_of_the_router_changes_no_response(api, database, alice, scheme):
+    request = post(alice, b"X-Forwarded-Proto: " + scheme, b"Content-Length: %d" % len(BODY))
+    assert_added(database, send(api, request + BODY))
+
+
+@pytest.mark.parametrize("query", [b"limit=\xff", b"\xff=1", b"limit=1&\xc3"], ids=repr)
+def test_query_that_is_not_utf8_is_400(api, alice, query):
+    line = b"GET /todos?%s HTTP/1.1" % query
+    response = send(api, head(line, f"Authorization: Bearer {alice.access}"))
+    assert_error(response, 400, "bad_request")
+    assert "UTF-8" in response.json()["message"]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [b"HEAD /todos HTTP/1.1", b"Content-Length: x"],
+        [b"HEAD /todos HTTP/1.1", b"Content-Length: 100000"],
+        [b"HEAD /todos HTTP/3", b"Host: x"],
+    ],
+    ids=repr,
+)
+def test_error_for_head_has_no_body(api, lines):
+    response = send(api, head(*lines))
+    assert response.status_code in (400, 413)
+    assert response.data.endswith(b"\r\n\r\n")
+    assert int(response.headers["Content-Length"]) > 0
 
 
 def test_token_of_8_kb_reaches_the_app(api):

@@ -208,7 +208,15 @@ def test_white_space_around_settings_is_ignored(mongod, database, start, before,
 
 
 @pytest.mark.parametrize(
-    "ending", ["", "/", "/?w=0", "/?w=1&journal=false&readPreference=secondary&retryWrites=false"]
+    "ending",
+    [
+        "",
+        "/",
+        "?appName=my/app",
+        "/?appName=my/app",
+        "/?w=0",
+        "/?w=1&journal=false&readPreference=secondary&retryWrites=false",
+    ],
 )
 def test_uri_without_database_name_means_todolistapp(mongod, start, ending):
     server = start(f"mongodb://127.0.0.1:{mongod.port}{ending}")

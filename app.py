@@ -134,7 +134,7 @@ def limit_large_responses(response):
 def within_deadline(view):
     """Decorate a resource's function: all its operations of MongoDB together have DEADLINE seconds.
 
-    A limit for each operation would not do: a login has up to six.
+    A limit for each operation would not do: a login has up to seven.
     """
 
     @functools.wraps(view)

@@ -21,7 +21,7 @@ class Blacklist:
         """
         # By `_id` alone, which is the fastest query that MongoDB has. The list is short.
         user = db.users().find_one({"_id": ObjectId(claims["sub"])}, projection=["sessions"])
-        return user is None or claims["sid"] not in user.get("sessions", [])
+        return user is None or claims["sid"] not in (user.get("sessions") or [])
 
     def add(self, claims):
         """Revoke the token with these claims, and with it all other tokens of its session."""

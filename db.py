@@ -50,14 +50,15 @@ def init_app(app, uri):
             # it has acknowledged.
             write_concern=WriteConcern("majority", j=True),
         )
-    except (PyMongoError, ValueError, OSError):
+    except (PyMongoError, ValueError, TypeError, KeyError, OSError):
         # PyMongo's own message can contain a part of the password, so it is not shown. OSError: a
-        # file that the URI names, such as tlsCAFile, cannot be read.
+        # file that the URI names, such as tlsCAFile, cannot be read. TypeError and KeyError: some
+        # options, such as server_api, are for programs alone, and PyMongo does not expect them.
         sys.exit(
             "MONGODB_URI is not a connection string, has an option that PyMongo rejects, names a"
             " file that cannot be read, or its mongodb+srv host is not in the DNS. It must look"
-            " like mongodb+srv://USER:PASSWORD@HOST/todolistapp, with the characters : / ? # [ ] @"
-            " in the password written as %3A %2F and so on"
+            " like mongodb+srv://USER:PASSWORD@HOST/todolistapp, with the characters"
+            " : / ? # [ ] @ % + in the password written as %3A %2F and so on"
         )
 
 
@@ -172,6 +173,6 @@ def describe(error):
         advice = ADVICE.get(code)
         return f"{name}, code {code} ({code_name})" + (f": {advice}" if advice else "")
     if isinstance(error, ConfigurationError):
-        return f"{name}: {error}. This API needs MongoDB 4.4 or newer"
+        return f"{name}: {error}. This API needs MongoDB 4.4 or newer, and a matching MONGODB_URI"
     # A failed connection: the message names hosts, and how they failed.
     return f"{name}: {error}"

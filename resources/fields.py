@@ -28,6 +28,8 @@ MULTIPART_FORM = "multipart/form-data"
 # Reading a thousand parts takes tens of milliseconds, in which a process does nothing else.
 MOST_FORM_FIELDS = 1000
 LONGEST_BOUNDARY = 70
+# In bytes. Under `python app.py`, a body that is too large is received up to here.
+MOST_RECEIVED = 10 * 1024 * 1024
 # Of a body with more bad fields, the error names only so many, because it is for a person.
 MOST_ERRORS = 20
 
@@ -77,16 +79,16 @@ def receive_body():
     most = current_app.config["MAX_CONTENT_LENGTH"]
     stream = get_input_stream(request.environ)
     body = bytearray()
-    too_large = False
+    size = 0
     try:
-        while part := stream.read(64 * 1024):
+        while size <= MOST_RECEIVED and (part := stream.read(64 * 1024)):
+            size += len(part)
             # Of a body that is too large, the rest is read and dropped.
-            too_large = too_large or len(body) + len(part) > most
-            if not too_large:
+            if size <= most:
                 body += part
     except (ClientDisconnected, OSError):
         fail("bad_request", "The body has not arrived completely. Send it again.")
-    if too_large:
+    if size > most:
         fail("request_too_large")
     # From here Flask reads it, as a body that ends where the stream ends.
     request.environ["wsgi.input"] = io.BytesIO(body)
@@ -121,7 +123,7 @@ def read_body(fields, required=(), check_together=None):
     nor a form, or compressed.
     """
     body = request.get_data()
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+    if request.headers.get("Content-Encoding", "").lower() not in ("", "identity"):
         message = "Send the body uncompressed, without the header Content-Encoding."
         fail("unsupported_media_type", message)
     if request.mimetype == JSON:

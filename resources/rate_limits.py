@@ -7,9 +7,10 @@ document with the times of its latest attempts. So has each address that registe
     {"_id": "username alice", "attempts": [<time>, <time>], "admitted": true, "expires_at": <time>}
 
 An attempt is counted before the password is verified. If attempts were counted afterwards, a
-hundred concurrent attempts would all pass before the first one counts. Only a login resets
-counters, and only after it has opened its session. A session that has changed its password has
-ended, so its counter does no harm.
+hundred concurrent attempts would all pass before the first one counts. If the password is right,
+the attempt is removed from its counters before anything else is written. Otherwise a client that
+repeats its request during an outage would use up the limit with the right password. A login also
+resets the counters of its username, after it has opened its session.
 
 The package `limits` has a moving window on MongoDB as well. In 50 of 300 bursts of 8 attempts on an
 unused key it rejected one attempt wrongly, because version 5.8.0 mistakes a duplicate key for a
@@ -32,6 +33,9 @@ from resources.errors import fail
 # that there is one less.
 ONE_ATTEMPT_LESS = {"$pop": {"attempts": 1}}
 
+# In place of an address that the router has not written alone.
+UNKNOWN_ADDRESS = "unknown"
+
 
 class RateLimit(NamedTuple):
     """At most `most` attempts within `window`, counted in the document whose `_id` is `key`."""
@@ -52,7 +56,7 @@ def client_address():
     except ValueError:
         # The client has sent this header itself, and the router has appended the address to it. All
         # such requests count as one address, so an attacker gets no new counter this way.
-        return "unknown"
+        return UNKNOWN_ADDRESS
     if address.version == 4:
         return str(address)
     if address.ipv4_mapped:
@@ -68,12 +72,23 @@ def count_registration():
 
 
 def count_password_change(session_id):
-    """Count an attempt at the current password. Aborts with 429 if the session has too many.
+    """Count an attempt at the current password, and return its limit for `remove_attempt`.
 
     By session and by nothing else: an attacker who has stolen a token has these attempts from all
-    addresses together, and no stranger can use up the attempts of the owner.
+    addresses together, and no stranger can use up the attempts of the owner. Aborts with 429 if the
+    session has too many.
     """
-    count(RateLimit(f"session {session_id}", 10, timedelta(minutes=15)))
+    limit = RateLimit(f"session {session_id}", 10, timedelta(minutes=15))
+    count(limit)
+    return limit
+
+
+def remove_attempt(limits):
+    """Remove one attempt from the counter of each limit."""
+    # The list holds only updates, because PyMongo sends such a list to MongoDB as one command.
+    db.rate_limits().bulk_write(
+        [UpdateOne({"_id": limit.key}, ONE_ATTEMPT_LESS) for limit in limits]
+    )
 
 
 class LoginAttempt:
@@ -110,28 +125,30 @@ class LoginAttempt:
         self.count_by(self.by_username)
 
     def count_by(self, limit):
-        """Count this attempt by one limit. If the limit is reached, undo what has been counted."""
+        """Count this attempt by one limit. If it is reached, remove what has been counted."""
         try:
             count(limit)
         except HTTPException:
-            for counted in self.counted:
-                db.rate_limits().update_one({"_id": counted.key}, ONE_ATTEMPT_LESS)
+            if self.counted:
+                remove_attempt(self.counted)
             raise
         self.counted.append(limit)
+
+    def remove(self):
+        """Remove this attempt from all its counters, because its password was right."""
+        remove_attempt(self.counted)
 
     def reset(self):
         """Reset the username's counters, in all and at this address, after a session was opened.
 
-        The counter of the address loses this attempt and keeps all others. Otherwise an attacker
-        could reset it at any time, with a login to an account that the attacker owns.
+        The counter of the address stays. Otherwise an attacker could reset it at any time, with a
+        login to an account that the attacker owns.
         """
         no_attempts = {"$set": {"attempts": []}}
-        # The list holds only updates, because PyMongo sends such a list to MongoDB as one command.
         db.rate_limits().bulk_write(
             [
                 UpdateOne({"_id": self.by_username_and_address.key}, no_attempts),
                 UpdateOne({"_id": self.by_username.key}, no_attempts),
-                UpdateOne({"_id": self.by_address.key}, ONE_ATTEMPT_LESS),
             ]
         )
 
@@ -165,7 +182,7 @@ def count(limit):
         return_document=ReturnDocument.AFTER,
     )
     if not counter["admitted"]:
-        fail("too_many_attempts", retry_after=seconds_until_room(limit, counter["attempts"][0]))
+        fail("too_many_attempts", retry_after=seconds_until_room(limit, min(counter["attempts"])))
 
 
 def seconds_until_room(limit, oldest):

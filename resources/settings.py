@@ -8,8 +8,11 @@ import re
 import secrets
 import sys
 
+import jwt
+
 # MongoDB keeps its own data in these databases.
 RESERVED_DATABASES = {"admin", "config", "local"}
+NEW_SECRET = "python -c 'import secrets; print(secrets.token_hex())'"
 
 
 def read(name):
@@ -52,14 +55,24 @@ def read_database_name(uri):
     return name
 
 
+def read_secret():
+    """Return the key that signs tokens. Ends the process if PyJWT does not sign with it."""
+    # On your machine, a new key for each start will do. `require_production` requires a lasting
+    # one.
+    secret = read("JWT_SECRET_KEY") or secrets.token_hex(32)
+    try:
+        jwt.get_algorithm_by_name("HS256").prepare_key(secret)
+    except jwt.InvalidKeyError:
+        # A public key is known to others, who could sign tokens with it.
+        sys.exit(f"JWT_SECRET_KEY must be random, and not a key of another kind: {NEW_SECRET}")
+    return secret
+
+
 def require_production():
     """End the process with one line if a setting is missing that production needs."""
     # RFC 7518, 3.2: HS256 requires a key of at least 256 bits, which is 32 bytes.
     if len(read("JWT_SECRET_KEY").encode()) < 32:
-        sys.exit(
-            "JWT_SECRET_KEY must be set, to at least 32 bytes:"
-            " python -c 'import secrets; print(secrets.token_hex())'"
-        )
+        sys.exit(f"JWT_SECRET_KEY must be set, to at least 32 bytes: {NEW_SECRET}")
     if not MONGODB_URI:
         sys.exit(
             "MONGODB_URI must be set, for example to mongodb+srv://USER:PASSWORD@HOST/todolistapp"
@@ -71,5 +84,4 @@ PORT = read_port()
 MONGODB_URI = read("MONGODB_URI")
 # "" if the URI names none.
 DATABASE = read_database_name(MONGODB_URI)
-# On your machine, a new secret for each start will do. `require_production` requires a lasting one.
-JWT_SECRET_KEY = read("JWT_SECRET_KEY") or secrets.token_hex(32)
+JWT_SECRET_KEY = read_secret()

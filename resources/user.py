@@ -37,10 +37,12 @@ from resources import passwords
 from resources.errors import fail
 from resources.fields import read_body, set_by_server, string
 from resources.rate_limits import (
+    UNKNOWN_ADDRESS,
     LoginAttempt,
     client_address,
     count_password_change,
     count_registration,
+    remove_attempt,
 )
 
 # A username is part of a URL, so it has only characters that need no escaping there.
@@ -135,6 +137,7 @@ class UserLogin(Resource):
             if user is None or not is_own_address(user, attempt.address):
                 attempt.count_username()
             new_hash = verify_password(user, login["password"])
+            attempt.remove()
             session_id = start_session(user, attempt.address, new_hash)
             attempt.reset()
         return tokens(user, session_id)
@@ -144,9 +147,9 @@ def is_own_address(user, address):
     """Return whether the user has logged in from this address within the last 30 days."""
     # PyMongo returns UTC in a datetime without a time zone.
     earliest = datetime.now(timezone.utc).replace(tzinfo=None) - OWN_ADDRESS
-    return any(
+    return address != UNKNOWN_ADDRESS and any(
         own["address"] == address and own["last_login"] > earliest
-        for own in user.get("addresses", [])
+        for own in user.get("addresses") or []
     )
 
 
@@ -195,14 +198,17 @@ def start_session(user, address, new_hash):
     return session_id
 
 
-def update_if_unchanged(user, update):
+def update_if_unchanged(user, update, **also):
     """Update the user if the hash is still the one that was verified. Aborts with 401 if not.
+
+    `also` holds further fields of the filter.
 
     Another request may have deleted the user since then, or replaced the hash: a new password, or a
     login that renews it. The filter and the update are one atomic operation. So a login with the
     old password, in progress at that time, opens no session and adds no address.
     """
-    result = db.users().update_one({"_id": user["_id"], "password": user["password"]}, update)
+    unchanged = {"_id": user["_id"], "password": user["password"], **also}
+    result = db.users().update_one(unchanged, update)
     if result.matched_count == 0:
         fail("invalid_credentials")
 
@@ -267,8 +273,9 @@ class User(Resource):
         )
         with passwords.queue.slot():
             user = own_account(username)
-            count_password_change(get_jwt()["sid"])
+            limit = count_password_change(get_jwt()["sid"])
             verify_password(user, change["current_password"])
+            remove_attempt([limit])
             session_id = replace_password(user, change["password"])
         return tokens(user, session_id)
 
@@ -276,13 +283,18 @@ class User(Resource):
     def delete(self, username):
         """Delete the user with all todos and sessions. Requires a fresh access token.
 
-        Aborts with 404.
+        Aborts with 401 or 404.
         """
         user_id = own_account(username)["_id"]
         # First the sessions: once they have ended, no request with their tokens adds a todo that
         # stays. The user comes after the todos: if MongoDB fails before that, the owner can log in
         # and delete again.
-        while db.users().update_one({"_id": user_id}, {"$set": {"sessions": []}}).matched_count:
+        no_sessions = {"$set": {"sessions": []}}
+        # A logout or a new password can have ended this session since the token was checked.
+        own = {"_id": user_id, "sessions": get_jwt()["sid"]}
+        if db.users().update_one(own, no_sessions).matched_count == 0:
+            fail("token_revoked")
+        while db.users().update_one({"_id": user_id}, no_sessions).matched_count:
             db.todos().delete_many({"owner_id": user_id})
             # If a login since the first step has opened a session, perhaps with new todos, this
             # deletes nothing, and all the steps run again.
@@ -302,8 +314,9 @@ def replace_password(user, password):
         "sessions": [session_id],
         "addresses": [own],
     }
-    # One atomic operation stores the password, and ends what the old one has opened.
-    update_if_unchanged(user, {"$set": fields})
+    # One atomic operation stores the password, and ends what the old one has opened. A logout can
+    # have ended this session since the token was checked.
+    update_if_unchanged(user, {"$set": fields}, sessions=get_jwt()["sid"])
     return session_id
 
 

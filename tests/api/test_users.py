@@ -168,6 +168,13 @@ def test_user_of_an_earlier_version_logs_in(api, database):
     assert not list(database.users.find())
 
 
+@pytest.mark.parametrize("damaged", [None, []])
+def test_user_with_damaged_lists_logs_in_again(api, database, alice, damaged):
+    database.users.update_one({}, {"$set": {"sessions": damaged, "addresses": damaged}})
+    assert_error(api.get("/todos", alice.access), 401, "token_revoked")
+    assert is_valid(api, *tokens_of(log_in(api, "alice", PASSWORD)))
+
+
 # POST /refresh
 
 

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.clients import assert_error
+from support.connections import RawResponse, connect, head, received
 from support.processes import CLEAN
 
 JSON = "application/json"
@@ -157,6 +158,18 @@ def test_body_that_ends_too_early_gives_400(each_server, database, alice, header
 
 
 # `Expect: 100-continue`.
+
+
+@pytest.mark.parametrize("size", ["f" * 7, "f" * 15, "f" * 17, "f" * 40])
+def test_chunk_that_says_that_it_is_endless_gives_an_error(each_server, size):
+    """Werkzeug would go on to read from a connection that has ended."""
+    request = head(b"POST /login HTTP/1.1", b"Transfer-Encoding: chunked") + size.encode()
+    with connect(each_server) as connection:
+        connection.sendall(request + b"\r\n{}")
+        connection.shutdown(socket.SHUT_WR)
+        response = RawResponse(received(connection))
+    assert response.status_code in (400, 413)
+    assert each_server.get("/todos").status_code == 401
 
 
 @pytest.mark.parametrize("headers", [LENGTH, CHUNKED], ids=["length", "chunked"])

@@ -301,7 +301,30 @@ def test_fault_at_any_operation_breaks_no_promise(
     assert number > 0
 
 
-# For how long each operation of MongoDB takes, in milliseconds. A login has up to six. With the
+def test_right_passwords_during_an_outage_use_up_no_limit(
+    failing_database, fail_point, failing_server
+):
+    server, address = failing_server, new_address()
+    alice = InsertedUser(server, failing_database, "alice")
+    for _ in range(9):
+        assert_error(log_in(server, "alice", address=address), 401, "invalid_credentials")
+    # Too few members confirm a write of the user.
+    too_few = {"code": 64, "errmsg": "too few"}
+    for send in (
+        lambda: log_in(server, "alice", PASSWORD, address),
+        lambda: change_password(server, alice),
+    ):
+        # The counters of the rate limits need no other member.
+        fail_point.set(["update"], writeConcernError=too_few)
+        for _ in range(12):
+            assert_error(send(), 503, "database_unavailable")
+        fail_point.clear()
+    # The counters have the nine wrong ones.
+    assert_error(log_in(server, "alice", address=address), 401, "invalid_credentials")
+    assert_error(log_in(server, "alice", address=address), 429, "too_many_attempts")
+
+
+# For how long each operation of MongoDB takes, in milliseconds. A login has up to seven. With the
 # first number, none is finished in time, and with the others some are.
 DELAYS = [2500, 900, 300]
 

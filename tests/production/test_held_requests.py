@@ -74,12 +74,13 @@ class Client:
 
     def __init__(self, session, new_password):
         self.session, self.new_password = session, new_password
-        self.address, self.opened = new_address(), None
+        self.address, self.opened, self.accepted = new_address(), None, []
 
     def send(self, request, case, server):
         """Send a request, and keep the tokens if it opens a session."""
         response = request(case, server, self)
         assert response.status_code < 500, response.text
+        self.accepted.append((request.__name__, response.ok))
         if "access_token" in response.json():
             self.opened = tokens_of(response)
 
@@ -114,8 +115,13 @@ class Case:
             # The counter of a session ends with it.
             if counter["attempts"] and "session" not in counter["_id"]
         }
+        accepted = [sorted(client.accepted) for client in (self.held, self.other)]
+        if ("right_login", False) in accepted[0]:
+            # Its password was right when it was verified, or not any more.
+            counters = {}
         todos = self.database.todos.find({"owner_id": ObjectId(self.user.id)})
         return {
+            "accepted": accepted,
             "users": ["old" if str(user["_id"]) == self.user.id else "new" for user in users],
             "addresses": sorted(map(self.named, addresses)),
             "counters": {

@@ -108,6 +108,9 @@ def test_bad_secret_ends_start_with_one_line(refused, value):
         "mongodb://alice:hunter2@localhost:port/test",
         "mongodb+srv://a,b/test",
         "mongodb://localhost/test?w=majority&w",
+        "mongodb://localhost/test?server_api=1",
+        "mongodb://localhost/test?driver=x",
+        "mongodb://localhost/test?datetime_conversion=datetime_ms",
         # Copied with too much around it.
         '"mongodb://localhost/test"',
         "'mongodb://localhost/test'",
@@ -169,6 +172,7 @@ def test_port_in_use_ends_start_with_line_of_uwsgi(refused):
     assert output.count("probably another instance of uWSGI is running on the same address") == 1
 
 
+PUBLIC_KEY = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA\n-----END PUBLIC KEY-----"
 NEEDS_UWSGI = "uWSGI loads run.py: start it with `uwsgi uwsgi.ini`. Without it: `python app.py`"
 
 
@@ -179,6 +183,8 @@ NEEDS_UWSGI = "uWSGI loads run.py: start it with `uwsgi uwsgi.ini`. Without it: 
         ("PORT", "five", "PORT must be "),
         ("JWT_SECRET_KEY", "short", "JWT_SECRET_KEY must be set, to at least 32 bytes"),
         ("JWT_SECRET_KEY", b"x" * 40 + b"\xff", "JWT_SECRET_KEY must be UTF-8"),
+        ("JWT_SECRET_KEY", "ssh-rsa " + "A" * 40, "JWT_SECRET_KEY must be random"),
+        ("JWT_SECRET_KEY", PUBLIC_KEY, "JWT_SECRET_KEY must be random"),
         ("MONGODB_URI", "", "MONGODB_URI must be set"),
         ("MONGODB_URI", "mongodb://alice:hunter@2@localhost", "MONGODB_URI is not "),
         ("MONGODB_URI", "mongodb://localhost/admin", "MONGODB_URI must not name"),

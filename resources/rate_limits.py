@@ -138,6 +138,11 @@ class LoginAttempt:
         """Remove this attempt from all its counters, because its password was right."""
         remove_attempt(self.counted)
 
+    def count_again(self):
+        """Count this attempt after all, because no session was opened."""
+        for limit in self.counted:
+            count(limit)
+
     def reset(self):
         """Reset the username's counters, in all and at this address, after a session was opened.
 

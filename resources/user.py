@@ -30,6 +30,7 @@ from flask_jwt_extended import (
 )
 from flask_restful import Resource
 from pymongo.errors import DuplicateKeyError
+from werkzeug.exceptions import HTTPException
 
 import db
 from blacklist import BLACKLIST
@@ -138,13 +139,17 @@ class UserLogin(Resource):
                 attempt.count_username()
             new_hash = verify_password(user, login["password"])
             attempt.remove()
-            session_id = start_session(user, attempt.address, new_hash)
+            try:
+                session_id = start_session(user, attempt.address, new_hash)
+            except HTTPException:
+                attempt.count_again()
+                raise
             attempt.reset()
         return tokens(user, session_id)
 
 
 def is_own_address(user, address):
-    """Return whether the user has logged in from this address within the last 30 days."""
+    """Return whether this address is the user's own: known, and of a login in the last 30 days."""
     # PyMongo returns UTC in a datetime without a time zone.
     earliest = datetime.now(timezone.utc).replace(tzinfo=None) - OWN_ADDRESS
     return address != UNKNOWN_ADDRESS and any(

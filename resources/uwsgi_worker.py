@@ -117,7 +117,10 @@ def check_framing(environ, most):
     Two programs that understand such headers differently see different requests (RFC 9112, 11.2).
     """
     if not all(map(TOKEN.fullmatch, environ)):
-        fail("bad_request", "A header must have a name without spaces, directly before its colon.")
+        fail(
+            "bad_request",
+            "The name of a header must be letters, digits and -, directly before the colon.",
+        )
     coding = environ.get("HTTP_TRANSFER_ENCODING")
     # If a header is repeated, uWSGI joins the values with commas.
     length = environ.get("CONTENT_LENGTH", "0")
@@ -128,15 +131,16 @@ def check_framing(environ, most):
     # Not even a space behind the number: uWSGI would count it as a digit.
     if not re.fullmatch("[0-9]+", length):
         fail("bad_request", "The header Content-Length must be one number, in digits.")
-    # Python converts no number of thousands of digits.
-    if len(length.lstrip("0")) > 18 or int(length) > most:
+    # Python converts no number of thousands of digits, not even of zeros.
+    length = length.lstrip("0") or "0"
+    if len(length) > 18 or int(length) > most:
         fail("request_too_large")
 
 
 def receive_body(environ, most):
     """Replace the connection by the body that has arrived from it. Aborts with 400 or 413."""
     chunked = "HTTP_TRANSFER_ENCODING" in environ
-    if not chunked and int(environ.get("CONTENT_LENGTH", 0)) == 0:
+    if not chunked and environ.get("CONTENT_LENGTH", "").strip("0") == "":
         return
     body = None
     # uWSGI raises OSError if the connection ends, a chunk is malformed or the time is over.

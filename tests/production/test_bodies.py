@@ -157,9 +157,6 @@ def test_body_that_ends_too_early_gives_400(each_server, database, alice, header
     assert not list(database.todos.find())
 
 
-# `Expect: 100-continue`.
-
-
 @pytest.mark.parametrize("size", ["f" * 7, "f" * 15, "f" * 17, "f" * 40])
 def test_chunk_that_says_that_it_is_endless_gives_an_error(each_server, size):
     """Werkzeug would go on to read from a connection that has ended."""
@@ -170,6 +167,9 @@ def test_chunk_that_says_that_it_is_endless_gives_an_error(each_server, size):
         response = RawResponse(received(connection))
     assert response.status_code in (400, 413)
     assert each_server.get("/todos").status_code == 401
+
+
+# `Expect: 100-continue`.
 
 
 @pytest.mark.parametrize("headers", [LENGTH, CHUNKED], ids=["length", "chunked"])

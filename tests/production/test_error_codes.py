@@ -177,7 +177,7 @@ def test_error_of_any_update_of_login_is_reported_without_key(
         assert_judged(response, code in MISTAKES)
         mistakes.append(code in MISTAKES)
         assert is_valid(server, *tokens_of(log_in(server, name, PASSWORD)))
-    assert number == 2
+    assert number > 1
     assert_records(server, mistakes)
     assert f"code {code}" in records(server)[-1]
 

@@ -116,9 +116,6 @@ class Case:
             if counter["attempts"] and "session" not in counter["_id"]
         }
         accepted = [sorted(client.accepted) for client in (self.held, self.other)]
-        if ("right_login", False) in accepted[0]:
-            # Its password was right when it was verified, or not any more.
-            counters = {}
         todos = self.database.todos.find({"owner_id": ObjectId(self.user.id)})
         return {
             "accepted": accepted,

@@ -324,10 +324,15 @@ def test_content_length_that_is_not_one_number_is_400(api, database, alice, head
     assert "Content-Length" in response.json()["message"]
 
 
-@pytest.mark.parametrize("zeros", [1, 17, 1000])
+@pytest.mark.parametrize("zeros", [1, 17, 1000, 5000])
 def test_zeros_before_a_content_length_change_nothing(api, database, alice, zeros):
     length = "0" * zeros + str(len(BODY))
     assert_added(database, send(api, post(alice, f"Content-Length: {length}") + BODY))
+
+
+def test_content_length_of_zeros_alone_is_0(api, alice):
+    response = send(api, post(alice, "Content-Length: " + "0" * 5000) + BODY)
+    assert_error(response, 400, "bad_request", "The body is empty. Send a JSON object.")
 
 
 @pytest.mark.parametrize("length", ["65537", "4294967326", "18446744073709551646", "9" * 5000])

@@ -1,4 +1,4 @@
-"""A page of 4 MB arrives whole, however slowly it is read, or is dropped if it is not read."""
+"""A page of 4 MB arrives whole even if its reader pauses, and is dropped if it is not read."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ from support.processes import wait_for
 
 
 def add_longest_todos(user):
-    """Add the todos of the largest page, which has 4 MB."""
+    """Add the todos of a page of 4 MB."""
     todo = {"name": "x" * 200, "description": "\U0001f600" * 10_000}
     # As UTF-8: as escapes, such as \\ud83d\\ude00, it would be too large.
     body = json.dumps(todo, ensure_ascii=False).encode()

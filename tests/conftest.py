@@ -109,7 +109,7 @@ def development_server(mongod, tmp_path_factory):
     # First the process that serves, which saves its coverage. Its parent would kill it.
     for serving in psutil.Process(server.process.pid).children():
         serving.terminate()
-    server.process.wait(15)
+    server.process.wait(60)
     server.stop()
 
 

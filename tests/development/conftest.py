@@ -33,5 +33,5 @@ def start_app(project, tmp_path):
         if server.process.poll() is None:
             # Not by `kill`: this way the app waits for the end of its MongoDB.
             server.process.send_signal(signal.SIGTERM)
-            server.process.wait(10)
+            server.process.wait(60)
         server.kill()

@@ -55,7 +55,7 @@ class OtherServer(socketserver.ThreadingTCPServer):
 
 def end(server, number=signal.SIGTERM):
     server.process.send_signal(number)
-    server.process.wait(10)
+    server.process.wait(60)
 
 
 # Without MONGODB_URI: its own MongoDB.
@@ -90,7 +90,7 @@ def test_ctrl_c_ends_the_mongodb_and_the_next_start_finds_its_data(no_mongodb, s
     todo = User(server, "alice").add()
     # A terminal sends it to the whole group of processes.
     os.killpg(server.process.pid, signal.SIGINT)
-    server.process.wait(10)
+    server.process.wait(60)
     wait_for(lambda: not is_open(27017) and not is_open(server.port))
     server = start_app().wait()
     login = server.post("/login", data={"username": "alice", "password": PASSWORD}).json()

@@ -72,7 +72,7 @@ def refused(tmp_path):
     def refused(command=None, **wrong):
         settings = {"uri": "mongodb://127.0.0.1:1/test", **wrong}
         servers.append(Server(command or procfile_command(), tmp_path / "log", **settings))
-        assert servers[-1].process.wait(20) != 0
+        assert servers[-1].process.wait(60) != 0
         # uWSGI prints a setting unchanged.
         output = servers[-1].log.read_text(errors="replace")
         assert "Traceback" not in output and "spawned" not in output and "hunter" not in output

@@ -14,7 +14,7 @@ from support.connections import RawResponse, connect, head, received
 from support.processes import wait_for, with_stats, workers
 
 # In seconds. A body has 10, and a worker that ends looks once a second for requests in flight.
-LONGEST_END = 15
+LONGEST_END = 20
 
 # Ways to send SIGTERM. Heroku signals every process of a dyno, in no particular order.
 

@@ -63,7 +63,7 @@ def is_open(port):
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
-def wait_for(condition, seconds=15):
+def wait_for(condition, seconds=60):
     """Call `condition` until its result is true, and return the result."""
     deadline = time.monotonic() + seconds
     while not (result := condition()):
@@ -114,7 +114,7 @@ class Client:
         """Send a request, with `token` as its bearer token."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         headers |= options.pop("headers", {})
-        return self.session.request(method, self.url + path, headers=headers, timeout=30, **options)
+        return self.session.request(method, self.url + path, headers=headers, timeout=60, **options)
 
     def get(self, path, token=None, **options):
         return self.request("GET", path, token, **options)
@@ -181,7 +181,7 @@ class Server(Client):
     def stop(self):
         """End it as Heroku does, and wait until every process of the group has ended."""
         self.signal_group()
-        self.process.wait(15)
+        self.process.wait(60)
         if os.name != "nt":
             wait_for(lambda: not self.processes())
         self.session.close()

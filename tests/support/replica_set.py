@@ -22,7 +22,8 @@ class ReplicaSet:
         hosts = [f"127.0.0.1:{member.port}" for member in self.members]
         self.uri = f"mongodb://{','.join(hosts)}/test?replicaSet=set"
         members = [{"_id": number, "host": host} for number, host in enumerate(hosts)]
-        with self.connect_to(self.members[0]) as client:
+        # It takes longer than `connect_to` allows.
+        with MongoClient("127.0.0.1", self.members[0].port, directConnection=True) as client:
             client.admin.command("replSetInitiate", {"_id": "set", "members": members})
         self.wait_until_complete()
 

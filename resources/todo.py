@@ -221,9 +221,8 @@ def reject_if_revoked_since(todo):
     below finds that the session has ended.
 
     The check before the insert is needed as well. Without it, a client with a revoked token could
-    make the server write, and the todo would stay if the process ended before the query below. With
-    it, that takes a deletion and a crash within the same milliseconds. No client can reach such a
-    todo, because its owner does not exist.
+    make the server write, and the todo would stay if the query below failed. With the check, that
+    takes an end of the session and a failure within the same milliseconds.
     """
     claims = get_jwt()
     if claims in BLACKLIST:

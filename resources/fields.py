@@ -14,7 +14,7 @@ import re
 from urllib.parse import parse_qsl
 
 from flask import current_app, request
-from werkzeug.exceptions import ClientDisconnected
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 from werkzeug.formparser import MultiPartParser
 from werkzeug.http import parse_options_header
 from werkzeug.wsgi import get_input_stream
@@ -30,8 +30,10 @@ MOST_FORM_FIELDS = 1000
 LONGEST_BOUNDARY = 70
 # In bytes. Under `python app.py`, a body that is too large is received up to here.
 MOST_RECEIVED = 10 * 1024 * 1024
-# Of a body with more bad fields, the error names only so many, because it is for a person.
+# Of a body with more bad fields, the error names only so many, because it is for a person. It has
+# only the beginning of a long name.
 MOST_ERRORS = 20
+LONGEST_NAME = 100
 
 
 # Checks.
@@ -122,7 +124,7 @@ def read_body(fields, required=(), check_together=None):
     with 400 if the body cannot be parsed or a field is wrong, and with 415 if it is neither JSON
     nor a form, or compressed.
     """
-    body = request.get_data()
+    body = request.get_data(cache=False)
     if request.headers.get("Content-Encoding", "").lower() not in ("", "identity"):
         message = "Send the body uncompressed, without the header Content-Encoding."
         fail("unsupported_media_type", message)
@@ -225,10 +227,11 @@ def parse_multipart(body):
     if len(boundary) > LONGEST_BOUNDARY:
         fail("bad_request", f"The boundary has more than {LONGEST_BOUNDARY} characters.")
     decoded(body, "form")
-    if body.count(f"--{boundary}".encode()) > MOST_FORM_FIELDS + 1:
-        reject_number_of_fields()
+    parser = Utf8PartsParser(max_form_parts=MOST_FORM_FIELDS)
     try:
-        form, files = Utf8PartsParser().parse(io.BytesIO(body), boundary.encode("ascii"), len(body))
+        form, files = parser.parse(io.BytesIO(body), boundary.encode("ascii"), len(body))
+    except RequestEntityTooLarge:
+        reject_number_of_fields()
     except ValueError:
         fail(
             "bad_request",
@@ -278,9 +281,9 @@ def checked(values, fields, required=(), check_together=None):
     errors = {name: "Missing." for name in required if name not in values}
     for name, value in values.items():
         if value is REPEATED:
-            errors[name] = "Must be given only once."
+            errors[name[:LONGEST_NAME]] = "Must be given only once."
         elif name not in fields:
-            errors[name] = "Unknown field."
+            errors[name[:LONGEST_NAME]] = "Unknown field."
         else:
             try:
                 good[name] = fields[name](value)

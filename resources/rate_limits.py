@@ -17,6 +17,7 @@ unused key it rejected one attempt wrongly, because version 5.8.0 mistakes a dup
 reached limit. It also cannot undo a single attempt.
 """
 
+import contextlib
 import math
 from datetime import datetime, timedelta, timezone
 from ipaddress import IPv6Network, ip_address
@@ -141,7 +142,9 @@ class LoginAttempt:
     def count_again(self):
         """Count this attempt after all, because no session was opened."""
         for limit in self.counted:
-            count(limit)
+            # At a limit, the client gets the error that it would have got before, and not a 429.
+            with contextlib.suppress(HTTPException):
+                count(limit)
 
     def reset(self):
         """Reset the username's counters, in all and at this address, after a session was opened.

@@ -130,23 +130,22 @@ def after_field(value):
     Returns the time and the id of this todo. An `after` needs no signature: a client that makes one
     up sees a place in its own list and nothing else.
     """
-    # Links of earlier versions have colons.
-    place = string(value).replace(":", "")
-    time, _, last_id = place.partition("_")
+    time, _, last_id = string(value).partition("_")
     try:
-        last = datetime.strptime(time, "%Y-%m-%dT%H%M%S.%fZ"), ObjectId(last_id)
+        last = datetime.strptime(time.replace(":", ""), "%Y-%m-%dT%H%M%S.%fZ"), ObjectId(last_id)
     except (ValueError, InvalidId):
         last = None
-    # `strptime` accepts more than `place_in_list` writes, such as a month of one digit.
-    if last is None or place_in_list(*last) != place:
+    # `strptime` accepts more, such as a month of one digit. Links of earlier versions have colons.
+    if last is None or value not in (place_in_list(*last), place_in_list(*last, colons=True)):
         raise ValueError("Must come from the next link of a page.")
     return last
 
 
-def place_in_list(created_at, todo_id):
+def place_in_list(created_at, todo_id, colons=False):
     """Return the place of a todo in its list, as an `after` names it."""
+    time = time_text(created_at)
     # Without colons, nothing in it needs encoding: some clients encode the link a second time.
-    return f"{time_text(created_at)}_{todo_id}".replace(":", "")
+    return f"{time if colons else time.replace(':', '')}_{todo_id}"
 
 
 def next_link(last):

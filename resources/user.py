@@ -78,6 +78,14 @@ def password_field(value):
     return password
 
 
+def sent_password(value):
+    """Check a password that will be verified: any string.
+
+    It is normalized here, which cuts a long one, because hundreds of requests can wait for a hash.
+    """
+    return passwords.normalize(string(value))
+
+
 def username_as_password(fields):
     """Return the error of fields whose password is the username, {} if they have none."""
     username, password = fields.get("username"), fields.get("password")
@@ -126,7 +134,7 @@ class UserLogin(Resource):
         Aborts with 400, 401, 429 or 503.
         """
         login = read_body(
-            {"username": string, "password": string}, required=["username", "password"]
+            {"username": string, "password": sent_password}, required=["username", "password"]
         )
         if not USERNAME.fullmatch(login["username"]):
             # No user can have this name, so there is no password to guess and nothing to count.
@@ -189,7 +197,8 @@ def start_session(user, address, new_hash):
             },
         }
     }
-    addresses = {"$concatArrays": [others, [{"address": address, "last_login": now}]]}
+    own = [] if address == UNKNOWN_ADDRESS else [{"address": address, "last_login": now}]
+    addresses = {"$concatArrays": [others, own]}
     fields = {
         # A negative number keeps so many from the end of the list, which are the latest.
         "sessions": {"$slice": [sessions, -MOST_SESSIONS]},
@@ -268,7 +277,7 @@ class User(Resource):
         """
         change = read_body(
             {
-                "current_password": string,
+                "current_password": sent_password,
                 "password": password_field,
                 "id": set_by_server,
                 "username": set_by_server,

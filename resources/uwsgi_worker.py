@@ -147,8 +147,7 @@ def receive_body(environ, most):
     with contextlib.suppress(OSError), waking_after(BODY_SECONDS):
         if expects_100_continue(environ):
             os.write(uwsgi.connection_fd(), b"HTTP/1.1 100 Continue\r\n\r\n")
-        # Not `read`, which would wait again after it was woken.
-        body = join_chunks(most) if chunked else b"".join(environ["wsgi.input"].readlines())
+        body = join_chunks(most) if chunked else join_lines(environ["wsgi.input"])
     if body is None and chunked:
         fail(
             "bad_request",
@@ -184,6 +183,16 @@ def waking_after(seconds):
     with gevent.get_hub().loop.timer(seconds, repeat=0.1) as timer:
         timer.start(gevent.getcurrent().switch)
         yield
+
+
+def join_lines(stream):
+    """Return a body with a length, from the connection `stream`."""
+    body = bytearray()
+    # Not `read`, which would wait again after it was woken. Not `readlines`, which keeps an object
+    # for each line while it waits: 64 KiB of short lines would take 2 MB.
+    while line := stream.readline():
+        body += line
+    return bytes(body)
 
 
 def join_chunks(most):

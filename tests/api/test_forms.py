@@ -229,6 +229,12 @@ def test_form_without_its_boundary_gives_400_that_says_so(api, database, alice, 
     assert not list(database.todos.find())
 
 
+def test_boundary_within_a_value_is_no_part(api, database, alice):
+    value = "x--b" * 2000
+    assert post_form(api, alice, multipart(("name", b"x"), ("description", value.encode()))).ok
+    assert [todo["description"] for todo in database.todos.find()] == [value]
+
+
 @pytest.mark.parametrize(("length", "status"), [(70, 201), (71, 400), (8000, 400)])
 def test_boundary_has_at_most_70_characters(api, alice, length, status):
     body = multipart(("name", b"milk")).replace(b"--b", b"--" + length * b"b")

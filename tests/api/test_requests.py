@@ -218,6 +218,14 @@ def test_password_that_is_the_username_is_named_with_the_other_bad_fields(api, a
     assert_error(response, 400, "bad_request", expected)
 
 
+def test_error_holds_the_first_100_characters_of_a_bad_name(api, alice):
+    name = "x" * 60_000
+    response = api.post("/todos", alice.access, json={"name": "milk", name: 1})
+    assert_error(response, 400, "bad_request", {"x" * 100: "Unknown field."})
+    response = api.get(f"/todos?{name[:8000]}=1&{name[:8000]}=2", alice.access)
+    assert_error(response, 400, "bad_request", {"x" * 100: "Must be given only once."})
+
+
 @pytest.mark.parametrize(("unknown", "named"), [(19, 20), (20, 20), (2000, 20)])
 def test_error_names_at_most_20_bad_fields(api, alice, unknown, named):
     fields = {f"x{number}": 1 for number in range(unknown)}

@@ -1,5 +1,6 @@
 """How a request is framed: its first line, its headers, its body and the time for it, `Expect`."""
 
+import contextlib
 import json
 import random
 import select
@@ -584,3 +585,28 @@ def test_response_says_that_the_connection_is_closed(api):
         response = send(api, head(line))
         assert response.headers["Connection"] == "close"
         assert response.text.endswith("}\n")
+
+
+def memory(server):
+    """Return the memory of a server's processes, in bytes."""
+    return sum(process.memory_info().rss for process in server.processes())
+
+
+@pytest.mark.slow
+def test_bodies_of_short_lines_take_no_more_memory_than_others(mongod, database, start):
+    """uWSGI reads a body line by line, and an object for each line would take 30 times as much."""
+    growths = []
+    for body in (b"x" * 64_000, b"x\n" * 32_000):
+        server = start(mongod.uri, WEB_CONCURRENCY="1")
+        assert server.get("/nowhere").status_code == 404
+        begin = largest = memory(server)
+        with contextlib.ExitStack() as stack:
+            connections = [stack.enter_context(connect(server)) for _ in range(200)]
+            for connection in connections:
+                connection.sendall(head(b"POST /login HTTP/1.1", b"Content-Length: 65000") + body)
+            # Until the time for a body is over.
+            while not select.select(connections, [], [], 0.1)[0]:
+                largest = max(largest, memory(server))
+        growths.append(largest - begin)
+    report(growths=[f"{growth / 1e6:.0f} MB" for growth in growths])
+    assert growths[1] < 2 * growths[0]

@@ -332,6 +332,7 @@ def test_unknown_address_is_never_the_owners_own(api, database, alice):
     assert_right(log_in(api, "alice", PASSWORD, forged))
     lock_username(api, "alice")
     assert_error(log_in(api, "alice", PASSWORD, forged), 429, "too_many_attempts")
+    assert database.users.find_one({"username": "alice"})["addresses"] == []
 
 
 @pytest.mark.slow

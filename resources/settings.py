@@ -64,7 +64,7 @@ def read_secret():
         jwt.get_algorithm_by_name("HS256").prepare_key(secret)
     except jwt.InvalidKeyError:
         # A public key is known to others, who could sign tokens with it.
-        sys.exit(f"JWT_SECRET_KEY must be random text, not a PEM, SSH or DER key: {NEW_SECRET}")
+        sys.exit(f"JWT_SECRET_KEY must be random text, not a PEM or SSH key: {NEW_SECRET}")
     return secret
 
 

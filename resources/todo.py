@@ -175,7 +175,7 @@ class TodoList(Resource):
             # same time and a greater id. `$gte` also says where in the index to begin.
             wanted["created_at"] = {"$gte": created_at}
             wanted["$or"] = [{"created_at": {"$gt": created_at}}, {"_id": {"$gt": last_id}}]
-        # Last, so that nothing above can replace it with another user's id.
+        # The owner is set last, so that nothing above can replace it with another user's id.
         wanted["owner_id"] = owner_id()
 
         # By time, and by id if the time is the same. Not by id alone: the ids that several

@@ -320,7 +320,7 @@ class User(Resource):
 
 
 def replace_password(user, password):
-    """Replace the password, and all sessions by a new one. Return its id. Aborts with 401."""
+    """Store a new password, end all sessions, and return the id of a new one. Aborts with 401."""
     session_id = str(uuid.uuid4())
     own = {"address": client_address(), "last_login": datetime.now(timezone.utc)}
     fields = {

@@ -171,8 +171,9 @@ class TodoList(Resource):
             wanted["done"] = query["done"]
         if "after" in query:
             created_at, last_id = query["after"]
-            # Only todos after the last one that the client has seen: with a later time, or with the
-            # same time and a greater id. `$gte` also says where in the index to begin.
+            # Only todos after the last one that the client has seen. `$gte` leaves out earlier
+            # times, and says where in the index to begin. Of the same time, `$or` requires a
+            # greater id.
             wanted["created_at"] = {"$gte": created_at}
             wanted["$or"] = [{"created_at": {"$gt": created_at}}, {"_id": {"$gt": last_id}}]
         # The owner is set last, so that nothing above can replace it with another user's id.

@@ -173,6 +173,6 @@ def describe(error):
         advice = ADVICE.get(code)
         return f"{name}, code {code} ({code_name})" + (f": {advice}" if advice else "")
     if isinstance(error, ConfigurationError):
-        return f"{name}: {error}. This API needs MongoDB 4.4 or newer, and a matching MONGODB_URI"
+        return f"{name}: {error}. This API needs MongoDB 4.4 or newer. If it is, change MONGODB_URI"
     # A failed connection: the message names hosts, and how they failed.
     return f"{name}: {error}"

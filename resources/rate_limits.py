@@ -34,7 +34,7 @@ from resources.errors import fail
 # that there is one less.
 ONE_ATTEMPT_LESS = {"$pop": {"attempts": 1}}
 
-# In place of an address that the router has not written alone.
+# What all clients share whose X-Forwarded-For the router has not written alone.
 UNKNOWN_ADDRESS = "unknown"
 
 

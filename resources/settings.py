@@ -12,6 +12,7 @@ import jwt
 
 # MongoDB keeps its own data in these databases.
 RESERVED_DATABASES = {"admin", "config", "local"}
+# A command that prints a good secret, for messages.
 NEW_SECRET = "python -c 'import secrets; print(secrets.token_hex())'"
 
 

@@ -81,9 +81,10 @@ def password_field(value):
 def sent_password(value):
     """Check a password that will be verified: any string.
 
-    It is normalized here, which cuts a long one, because hundreds of requests can wait for a hash.
+    Of one that is too long, so much is kept that it stays too long: hundreds of requests can wait
+    for a hash, each with its password.
     """
-    return passwords.normalize(string(value))
+    return string(value)[: passwords.LONGEST_RAW + 1]
 
 
 def username_as_password(fields):
@@ -150,6 +151,7 @@ class UserLogin(Resource):
             try:
                 session_id = start_session(user, attempt.address, new_hash)
             except HTTPException:
+                # The user was deleted, or has another hash, since the password was verified.
                 attempt.count_again()
                 raise
             attempt.reset()
@@ -164,6 +166,14 @@ def is_own_address(user, address):
         own["address"] == address and own["last_login"] > earliest
         for own in user.get("addresses") or []
     )
+
+
+def own_addresses(address, now):
+    """Return the addresses that a login from here adds to the user's: one in a list, or none.
+
+    The unknown address adds none, because many clients share it.
+    """
+    return [] if address == UNKNOWN_ADDRESS else [{"address": address, "last_login": now}]
 
 
 def verify_password(user, password):
@@ -197,8 +207,7 @@ def start_session(user, address, new_hash):
             },
         }
     }
-    own = [] if address == UNKNOWN_ADDRESS else [{"address": address, "last_login": now}]
-    addresses = {"$concatArrays": [others, own]}
+    addresses = {"$concatArrays": [others, own_addresses(address, now)]}
     fields = {
         # A negative number keeps so many from the end of the list, which are the latest.
         "sessions": {"$slice": [sessions, -MOST_SESSIONS]},
@@ -322,11 +331,10 @@ class User(Resource):
 def replace_password(user, password):
     """Store a new password, end all sessions, and return the id of a new one. Aborts with 401."""
     session_id = str(uuid.uuid4())
-    own = {"address": client_address(), "last_login": datetime.now(timezone.utc)}
     fields = {
         "password": passwords.hash_password(password),
         "sessions": [session_id],
-        "addresses": [own],
+        "addresses": own_addresses(client_address(), datetime.now(timezone.utc)),
     }
     # One atomic operation stores the password, and ends what the old one has opened. A logout can
     # have ended this session since the token was checked.

@@ -43,8 +43,9 @@ REQUIRED = {
 # RFC 9110, 5.6.2: what a method and the name of a header consist of.
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # RFC 9112, 3.2.1 and 3.2.2: a path, or a whole URL. No target holds white space or a fragment.
-TARGET = re.compile(
-    r"(https?://(?P<host>[^\0- \x7f#/?]+)|(?=/))(?P<path>/[^\0- \x7f#?]*)?(\?[^\0- \x7f#]*)?",
+ORIGIN_FORM = re.compile(r"(?P<path>/[^\0- \x7f#?]*)(\?[^\0- \x7f#]*)?")
+ABSOLUTE_FORM = re.compile(
+    r"https?://(?P<host>[^\0- \x7f#/?]+)(?P<path>/[^\0- \x7f#?]*)?(\?[^\0- \x7f#]*)?",
     re.IGNORECASE,
 )
 
@@ -100,14 +101,15 @@ def check_request_line(environ):
         fail("bad_request", "The request line is malformed, or too long.")
     if environ.get("SERVER_PROTOCOL") not in ("HTTP/1.0", "HTTP/1.1"):
         fail("bad_request", "The request line must end with HTTP/1.1 or HTTP/1.0.")
-    target = TARGET.fullmatch(environ["REQUEST_URI"])
-    if not target:
+    target = environ["REQUEST_URI"]
+    found = ORIGIN_FORM.fullmatch(target) or ABSOLUTE_FORM.fullmatch(target)
+    if not found:
         fail("bad_request", "The request line must hold a path, such as /todos, or a whole URL.")
-    if target["host"]:
-        environ["HTTP_HOST"] = target["host"]
+    if found.re is ABSOLUTE_FORM:
+        environ["HTTP_HOST"] = found["host"]
     # uWSGI's own path is another one: without a % that begins no escape, and with /.. resolved.
     # PEP 3333: the bytes of the path, each as one character.
-    path = (target["path"] or "/").encode("latin-1")
+    path = (found["path"] or "/").encode("latin-1")
     environ["PATH_INFO"] = unquote_to_bytes(path).decode("latin-1")
 
 

@@ -69,10 +69,7 @@ def test_unavailable_database_gives_503_and_recovers(own_mongod, start, fault, w
 def test_requests_in_flight_get_503_in_time(breakable, start, fault, workers):
     server = start(breakable.uri, WEB_CONCURRENCY=workers)
     alice = User(server, "alice")
-    # Half as many as the workers have connections to MongoDB: a busy machine takes its time for so
-    # many errors at the end of the deadline.
-    count = 50 * int(workers)
-    posts = [("POST", "/todos", alice.access, {"name": str(number)}) for number in range(count)]
+    posts = [("POST", "/todos", alice.access, {"name": str(number)}) for number in range(200)]
     # The workers open their connections.
     Flight(server, posts).land()
     with MongoClient(breakable.uri) as client:
@@ -80,16 +77,18 @@ def test_requests_in_flight_get_503_in_time(breakable, start, fault, workers):
         # Longer than any response may take.
         fail_point.set(["insert"], blockConnection=True, blockTimeMS=6000)
         flight = Flight(server, posts)
-        wait_for(lambda: fail_point.count() >= 50)
+        # A worker has 100 connections to MongoDB. The other requests wait for one.
+        wait_for(lambda: fail_point.count() >= 100)
     if fault == "killed":
         breakable.kill()
     else:
         breakable.process.send_signal(signal.SIGSTOP)
     with Control(server) as control:
         landed = flight.land()
-    assert len(landed) == count
-    for seconds, status, body in landed:
-        assert (status, body["error"]) == UNAVAILABLE
+    assert len(landed) == 200
+    assert {(status, body["error"]) for _, status, body in landed} == {UNAVAILABLE}
+    # Not the last ones: a busy machine takes its time for so many errors at the same moment.
+    for seconds, *_ in landed[: 50 * int(workers)]:
         control.assert_in_time(seconds)
     report(slowest=round(max(seconds for seconds, *_ in landed), 2))
     if fault == "killed":

@@ -47,7 +47,7 @@ COMMON = frozenset(
 class HashingQueue:
     """The slots in which a process hashes, and the bounded number of requests that wait for one."""
 
-    # In seconds. A client that waits is slowed down; one that is rejected sends the next request.
+    # In seconds.
     LONGEST_WAIT = 2
     # Half of the requests that a worker can serve (`gevent` in uwsgi.ini): a flood of logins leaves
     # the other half to the rest. A smaller number would not protect more, because a client that is

@@ -105,6 +105,17 @@ def empty(database):
         database[name].delete_many({})
 
 
+def profiled(database, run):
+    """Call `run`, and return what MongoDB's profiler has recorded of each of its operations."""
+    database.command("profile", 2)
+    try:
+        run()
+        return list(database["system.profile"].find())
+    finally:
+        database.command("profile", 0)
+        database.drop_collection("system.profile")
+
+
 class Client:
     """A client of the API. `url` and `session`, of the package requests, say where the API is."""
 

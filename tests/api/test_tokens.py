@@ -88,24 +88,22 @@ def test_changed_claims_with_the_old_signature_are_rejected(api, alice, bob):
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("seconds", [-6, -3600, -(10**9)])
-def test_expired_token_is_rejected_as_expired(api, alice, seconds):
-    assert_rejected(api, forge(alice.access, exp=seconds_from_now(seconds)), "token_expired")
-    response = api.post("/refresh", forge(alice.refresh, exp=seconds_from_now(seconds)))
+def test_expired_token_is_rejected_as_expired(api, alice):
+    assert_rejected(api, forge(alice.access, exp=seconds_from_now(-5)), "token_expired")
+    response = api.post("/refresh", forge(alice.refresh, exp=seconds_from_now(-5)))
     assert_error(response, 401, "token_expired")
 
 
-@pytest.mark.parametrize("seconds", [0, -1, -2])
-def test_token_that_has_just_expired_is_accepted(api, alice, seconds):
-    access = forge(alice.access, exp=seconds_from_now(seconds))
+def test_token_that_has_just_expired_is_accepted(api, alice):
+    # Not 4 seconds ago, because the next second can begin before the API reads the token.
+    access = forge(alice.access, exp=seconds_from_now(-2))
     assert api.get("/todos", access).status_code == 200
-    refresh = forge(alice.refresh, exp=seconds_from_now(seconds))
+    refresh = forge(alice.refresh, exp=seconds_from_now(-2))
     assert api.post("/refresh", refresh).status_code == 200
 
 
-@pytest.mark.parametrize("seconds", [1, 4])
-def test_token_from_a_clock_that_is_ahead_is_accepted(api, alice, seconds):
-    times = {"iat": seconds_from_now(seconds), "nbf": seconds_from_now(seconds)}
+def test_token_from_a_clock_that_is_ahead_is_accepted(api, alice):
+    times = {"iat": seconds_from_now(5), "nbf": seconds_from_now(5)}
     assert api.get("/todos", forge(alice.access, **times)).status_code == 200
     assert api.post("/refresh", forge(alice.refresh, **times)).status_code == 200
     assert api.post("/logout", forge(alice.access, **times)).status_code == 200

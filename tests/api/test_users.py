@@ -72,22 +72,6 @@ def test_taken_username_gives_409_and_changes_nothing(api, database):
     assert api.get("/todos", alice.access).status_code == 200
 
 
-@pytest.mark.slow
-def test_101st_registration_from_an_address_within_an_hour_gives_429(api, database):
-    def register(username="alice"):
-        return api.post("/register", json={"username": username, "password": PASSWORD})
-
-    responses = [register() for _ in range(100)]
-    assert [response.status_code for response in responses] == [201] + 99 * [409]
-    response = register("bob")
-    assert_error(response, 429, "too_many_attempts")
-    assert int(response.headers["Retry-After"]) <= 3600
-    assert [user["username"] for user in database.users.find()] == ["alice"]
-    # Logins from there are counted apart.
-    login = api.post("/login", json={"username": "alice", "password": PASSWORD})
-    assert login.status_code == 200
-
-
 # POST /login
 
 
@@ -120,14 +104,6 @@ UNREGISTRABLE = ["", "x" * 60_000, "\x00", "$where"]
 def test_login_with_a_value_that_cannot_be_registered_gives_401(api, alice, value):
     assert_error(log_in(api, "alice", value), 401, "invalid_credentials")
     assert_error(log_in(api, value, PASSWORD), 401, "invalid_credentials")
-
-
-def test_invalid_username_at_login_is_not_counted_as_an_attempt(api, alice):
-    address = "198.51.100.7"
-    for number in range(101):
-        response = log_in(api, f"/{number}", PASSWORD, address)
-        assert_error(response, 401, "invalid_credentials")
-    assert log_in(api, "alice", PASSWORD, address).status_code == 200
 
 
 BAD_LOGINS = {
@@ -268,10 +244,7 @@ INVALID_CHANGES = {
     "null": ({**CHANGE, "password": None}, {"password"}),
     "number": ({**CHANGE, "current_password": 5}, {"current_password"}),
     "operator": ({**CHANGE, "current_password": {"$ne": ""}}, {"current_password"}),
-    "whole user": ({**CHANGE, "id": "0" * 24, "username": "bob"}, {"id", "username"}),
-    "lone surrogate": ({**CHANGE, "password": "\ud800" * 8}, {"password"}),
     "common": ({**CHANGE, "password": "iloveyou"}, {"password"}),
-    "common, other case": ({**CHANGE, "password": "ILoveYou"}, {"password"}),
 }
 
 

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import pytest
 from bson import ObjectId
-from support.clients import ROUTES, assert_error, short
+from support.clients import ROUTES, assert_error, short, timed
 
 from app import app
 
@@ -18,10 +18,6 @@ ONCE = "Must be given only once."
 # The routes that read a body.
 WITH_BODY = [route for route in ROUTES if route.body]
 POSTS = [route for route in WITH_BODY if route.method == "POST"]
-
-
-def name(route):
-    return f"{route.method} {route.path}"
 
 
 def send(api, user, route, body=None, content_type=JSON, **headers):
@@ -52,7 +48,19 @@ def test_response_is_json_whatever_the_client_accepts(api, alice):
     assert response.headers["Content-Type"] == JSON
 
 
-@pytest.mark.parametrize("name", ["websocket", "WebSocket", "h2c", "x"])
+def test_long_accept_takes_no_longer_than_a_short_one(api, alice):
+    """Flask-RESTful would read all of it, and meanwhile its process would do nothing else."""
+
+    def seconds(accept):
+        headers = {"Accept": accept}
+        sent = [timed(lambda: api.get("/todos", alice.access, headers=headers)) for _ in range(10)]
+        # The fastest one, because other programs only add to the time.
+        return min(took for took, _ in sent)
+
+    assert seconds("a," * 10_000) < 3 * seconds("a")
+
+
+@pytest.mark.parametrize("name", ["websocket", "WebSocket", "h2c"])
 def test_offer_of_another_protocol_is_ignored(api, alice, name):
     headers = {"Connection": "Upgrade", "Upgrade": name}
     assert api.get("/todos", alice.access, headers=headers).status_code == 200
@@ -102,9 +110,8 @@ def test_21st_large_response_gives_503_until_one_has_been_sent(in_process, datab
 # JSON.
 
 
-NOT_OBJECTS = [b"[]", b'"username"', b"1", b"true", b"null", b"NaN", b'[["username", "alice"]]']
-NOT_OBJECTS += [b"{", b"\x00", b"[" * 60_000, b'{"name":' * 7_000]
-NOT_OBJECTS += [b'{"name": ' + b"9" * 5000 + b"}"]
+NOT_OBJECTS = [b'"username"', b"1", b"true", b"null", b"NaN", b'[["username", "alice"]]']
+NOT_OBJECTS += [b"{", b"\x00", b'{"name":' * 7_000]
 # Objects, but of wrong fields.
 NOT_OBJECTS += [b'{"name": NaN}', b'{"name": {"$oid": "x"}}', b'{"name": {"$date": 1e999}}']
 
@@ -186,7 +193,7 @@ def test_value_that_is_not_a_string_gives_400(api, database, path, value):
     assert not list(database.users.find())
 
 
-@pytest.mark.parametrize("route", WITH_BODY, ids=name)
+@pytest.mark.parametrize("route", WITH_BODY, ids=str)
 def test_lone_surrogate_gives_400(api, alice, route):
     # In JSON this is the escape \ud800.
     fields = dict.fromkeys(route.body, "12345678\ud800")
@@ -274,7 +281,7 @@ def test_repeated_key_in_a_query_gives_400_that_names_it(api, alice):
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("route", POSTS, ids=name)
+@pytest.mark.parametrize("route", POSTS, ids=str)
 def test_request_without_a_body_gives_400_that_names_what_is_missing(api, alice, route):
     response = send(api, alice, route, content_type=None)
     assert_error(response, 400, "bad_request", dict.fromkeys(route.body, "Missing."))
@@ -309,7 +316,7 @@ def test_body_without_a_content_type_gives_415_that_says_so(api, alice, content_
     assert response.json()["message"].endswith("There is none.")
 
 
-@pytest.mark.parametrize("route", WITH_BODY, ids=name)
+@pytest.mark.parametrize("route", WITH_BODY, ids=str)
 def test_every_route_with_a_body_refuses_another_content_type(api, database, alice, route):
     before = list(database.users.find())
     response = send(api, alice, route, json.dumps(route.body), "text/plain")
@@ -358,7 +365,7 @@ def test_body_of_up_to_64_kib_is_read(api, database, alice, size):
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("route", ROUTES, ids=name)
+@pytest.mark.parametrize("route", ROUTES, ids=str)
 def test_body_over_64_kib_gives_413_on_every_route(api, database, alice, route):
     before = list(database.users.find())
     body = json.dumps(route.body or {}).ljust(KIB_64 + 1)
@@ -366,11 +373,4 @@ def test_body_over_64_kib_gives_413_on_every_route(api, database, alice, route):
     response = api.request(route.method, route.path, alice.access, data=body, headers=headers)
     assert_error(response, 413, "request_too_large")
     assert list(database.users.find()) == before
-    assert not list(database.todos.find())
-
-
-def test_form_over_64_kib_is_not_cut_off(api, database, alice):
-    body = b"name=milk" + b"&" * KIB_64 + b"done=true"
-    response = post_todo(api, alice, body, "application/x-www-form-urlencoded")
-    assert_error(response, 413, "request_too_large")
     assert not list(database.todos.find())

@@ -49,6 +49,10 @@ class Route(NamedTuple):
     # The fields of a well-formed body. None: there is no body.
     body: dict | None
 
+    def __str__(self):
+        """Return the name of a test case for this route."""
+        return f"{self.method} {self.path}"
+
 
 # All that the API has.
 ROUTES = [

@@ -105,6 +105,11 @@ def empty(database):
         database[name].delete_many({})
 
 
+def stored(database):
+    """Return all users and todos of a database."""
+    return [list(database[name].find()) for name in ("users", "todos")]
+
+
 def profiled(database, run):
     """Call `run`, and return what MongoDB's profiler has recorded of each of its operations."""
     database.command("profile", 2)

@@ -1,11 +1,12 @@
 """Forms: urlencoded, as `curl -d` sends them, and multipart, as browsers and `curl -F` do."""
 
-import encodings
+import gc
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.clients import ROUTES, assert_error, short
+from support.clients import assert_error
 
 URLENCODED = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data; boundary=b"
@@ -13,7 +14,6 @@ CUT_OFF = (
     "The form is cut off or malformed: it must consist of parts with the boundary of its"
     " Content-Type before each, and -- behind the last boundary."
 )
-WITH_BODY = [route for route in ROUTES if route.body]
 
 
 def multipart(*fields, headers=""):
@@ -28,11 +28,6 @@ def multipart(*fields, headers=""):
 def post_form(api, user, body, content_type=MULTIPART):
     """Add a todo from a form."""
     return api.post("/todos", user.access, data=body, headers={"Content-Type": content_type})
-
-
-def stored(database):
-    """Return all users and todos."""
-    return [list(database[collection].find()) for collection in ("users", "todos")]
 
 
 @pytest.mark.smoke
@@ -121,44 +116,23 @@ def test_form_that_is_not_utf8_gives_400(api, database, alice, content_type, bod
 
 OTHER_PARTS = [
     "Content-Type: text/plain; charset=us-ascii",
-    "Content-Type: text/plain; charset=US-ASCII",
-    "Content-Type: text/plain;charset=iso-8859-1",
-    'Content-Type: text/plain; charset="windows-1252"',
-    "Content-Type: text/plain; charset=utf-16",
-    "Content-Type: text/plain; charset=utf-16le",
-    "Content-Type: text/plain; charset=utf-7",
-    "Content-Type: text/plain; charset=koi8-r",
+    'content-type: text/plain; CHARSET="windows-1252"',
     "Content-Type: text/plain; charset=nonsense",
-    "Content-Type: text/plain; charset=hex",
-    "Content-Type: application/json; charset=us-ascii",
-    "content-type: text/plain; CHARSET=us-ascii",
     "Content-Transfer-Encoding: base64",
-    "Content-Transfer-Encoding: quoted-printable",
-    "Content-Transfer-Encoding: QUOTED-PRINTABLE",
-    "Content-Transfer-Encoding: nonsense",
-    "Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: base64",
+    "Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: QUOTED-PRINTABLE",
 ]
 
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("headers", OTHER_PARTS)
-def test_part_that_is_not_plain_utf8_gives_400_on_every_route(api, database, alice, headers):
+def test_part_that_is_not_plain_utf8_gives_400(api, database, alice, headers):
     """Otherwise every Cyrillic password of one length would become the same question marks."""
-    before = stored(database)
-    for route in WITH_BODY:
-        fields = [(name, "пароль-пароль".encode()) for name in route.body]
-        token = alice.access if route.token else None
-        response = api.request(
-            route.method,
-            route.path,
-            token,
-            data=multipart(*fields, headers=headers + "\r\n"),
-            headers={"Content-Type": MULTIPART},
-        )
-        assert_error(response, 400, "bad_request")
-        expected = "Content-Transfer-Encoding" if "Encoding" in headers else "Send UTF-8."
-        assert expected in response.json()["message"]
-    assert stored(database) == before
+    body = multipart(("name", "молоко".encode()), headers=headers + "\r\n")
+    response = post_form(api, alice, body)
+    assert_error(response, 400, "bad_request")
+    expected = "Content-Transfer-Encoding" if "Encoding" in headers else "Send UTF-8."
+    assert expected in response.json()["message"]
+    assert not list(database.todos.find())
 
 
 PLAIN_PARTS = [
@@ -195,8 +169,9 @@ def test_urlencoded_form_in_another_charset_gives_400(api, database, alice, char
 @pytest.mark.parametrize("where", ["form", "part"])
 def test_names_of_charsets_do_not_stay_in_memory(in_process, alice, where):
     """Python's `codecs.lookup` keeps each name that it does not know."""
+    tracemalloc.start()
     for number in range(100):
-        charset = f"charset-{number}-{'x' * 10_000}"
+        charset = f"{where}-{number}-{'x' * 30_000}"
         if where == "form":
             body, content_type = "name=молоко".encode(), f"{URLENCODED}; charset={charset}"
         else:
@@ -205,7 +180,11 @@ def test_names_of_charsets_do_not_stay_in_memory(in_process, alice, where):
         response = post_form(in_process, alice, body, content_type)
         assert_error(response, 400, "bad_request")
         assert len(response.text) < 200
-    assert not [name for name in encodings._cache if "charset" in name]
+    gc.collect()
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # All names together have 3 million characters.
+    assert kept < 1_500_000
 
 
 # The boundary.
@@ -221,9 +200,8 @@ NO_BOUNDARY += ["multipart/form-data; charset=utf-8", "Multipart/Form-Data;"]
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("content_type", NO_BOUNDARY)
-@pytest.mark.parametrize("body", [multipart(("name", b"milk")), b"name=milk", b""], ids=short)
-def test_form_without_its_boundary_gives_400_that_says_so(api, database, alice, content_type, body):
-    response = post_form(api, alice, body, content_type)
+def test_form_without_its_boundary_gives_400_that_says_so(api, database, alice, content_type):
+    response = post_form(api, alice, multipart(("name", b"milk")), content_type)
     assert_error(response, 400, "bad_request")
     assert "has no boundary" in response.json()["message"]
     assert not list(database.todos.find())

@@ -31,7 +31,7 @@ UNAVAILABLE = (503, "database_unavailable")
 def test_unavailable_database_gives_503_and_recovers(own_mongod, start, fault, workers):
     server = start(own_mongod.uri, WEB_CONCURRENCY=workers)
     alice = User(server, "alice")
-    sends = every_request(server, alice)
+    sends = every_request(server, [alice])
     if fault == "killed":
         own_mongod.kill()
     else:

@@ -1,5 +1,7 @@
 """What the clients of the production tests do, each from an address that the test can choose."""
 
+import itertools
+
 from support.clients import NEW_PASSWORD, PASSWORD, ROUTES, new_address
 from support.processes import wait_for
 
@@ -62,10 +64,13 @@ def is_valid(server, access, refresh):
     return codes == {"success"}
 
 
-def every_request(server, user):
-    """Return a function for each route that sends a well-formed request of this user."""
+def every_request(server, users):
+    """Return a function for each route that sends a well-formed request, of each user in turn.
 
-    def sender(route):
+    Some requests end all sessions of their user.
+    """
+
+    def sender(route, user):
         path = route.path.replace("alice", user.name)
         body = route.body and {
             name: user.name if value == "alice" else value for name, value in route.body.items()
@@ -73,4 +78,4 @@ def every_request(server, user):
         token = {None: None, "refresh": user.refresh}.get(route.token, user.access)
         return lambda: server.request(route.method, path, token, json=body)
 
-    return [sender(route) for route in ROUTES]
+    return [sender(route, user) for route, user in zip(ROUTES, itertools.cycle(users))]

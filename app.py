@@ -100,7 +100,7 @@ app.before_request(receive_body)
 def ignore_accept():
     """Respond in JSON, whatever the client accepts.
 
-    Flask-RESTful would read the header to choose a format. A long one takes it 50 milliseconds, in
+    Flask-RESTful would read the header to choose a format. A long one takes it up to 35 milliseconds, in
     which a worker does nothing else.
     """
     request.environ.pop("HTTP_ACCEPT", None)

@@ -51,12 +51,26 @@ def todo(case, server, client):
     return server.post("/todos", client.session[0], json={"name": "added"})
 
 
+def change_todo(case, server, client):
+    # Each client changes another field, so the order of two changes makes no difference.
+    path = f"/todos/{case.todo['id']}"
+    return server.put(path, client.session[0], json=client.changed_fields)
+
+
+def todo_of_opened(case, server, client):
+    return server.post("/todos", client.opened and client.opened[0], json={"name": "added"})
+
+
+def logout_of_opened(case, server, client):
+    return server.post("/logout", client.opened and client.opened[1])
+
+
 def registration(case, server, client):
     # With the same password, which is the hardest case.
     return register(server, case.name, client.address)
 
 
-HELD = [right_login, wrong_login, change, delete, todo]
+HELD = [right_login, wrong_login, change, delete, todo, change_todo]
 OTHERS = [
     [right_login],
     [wrong_login],
@@ -65,6 +79,8 @@ OTHERS = [
     [logout],
     [logout_of_held],
     [todo],
+    [change_todo],
+    [right_login, todo_of_opened, logout_of_opened],
     [delete, registration],
 ]
 
@@ -72,8 +88,9 @@ OTHERS = [
 class Client:
     """A client with its own address and session, which a request of it may open another one for."""
 
-    def __init__(self, session, new_password):
+    def __init__(self, session, new_password, **changed_fields):
         self.session, self.new_password = session, new_password
+        self.changed_fields = changed_fields
         self.address, self.opened, self.accepted = new_address(), None, []
 
     def send(self, request, case, server):
@@ -94,10 +111,10 @@ class Case:
         self.server, self.database = server, database
         self.name, self.home = f"user{next(self.numbers)}", new_address()
         self.user = InsertedUser(server, database, self.name)
-        self.user.add("before")
+        self.todo = self.user.add("before")
         login = tokens_of(log_in(server, self.name, PASSWORD, self.home))
-        self.held = Client((self.user.access, self.user.refresh), NEW_PASSWORD)
-        self.other = Client(login, "a third password")
+        self.held = Client((self.user.access, self.user.refresh), NEW_PASSWORD, done=True)
+        self.other = Client(login, "a third password", description="changed")
 
     def send(self, server, held=(), others=()):
         """Let the first client send these requests, and then the second client those."""
@@ -124,7 +141,7 @@ class Case:
             "counters": {
                 self.named(key): count for key, count in counters.items() if self.named(key) != key
             },
-            "todos": sorted(todo["name"] for todo in todos),
+            "todos": sorted((todo["name"], todo["description"], todo["done"]) for todo in todos),
             "sessions": [
                 self.is_open(session)
                 for client in (self.held, self.other)

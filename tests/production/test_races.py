@@ -11,7 +11,6 @@ from support.actions import (
     delete_user,
     is_valid,
     log_in,
-    register,
     tokens_of,
     unless_busy,
 )
@@ -20,7 +19,6 @@ from support.clients import (
     InsertedUser,
     Load,
     assert_error,
-    at_once,
     new_address,
     report,
 )
@@ -161,11 +159,3 @@ def test_password_change_during_deletion_leaves_nothing(server, database):
             assert_error(deletion, 401, "token_revoked")
             assert is_valid(server, *tokens_of(change))
     report(**{f"change {c}, deletion {d}": count for (c, d), count in outcomes.items()})
-
-
-def test_of_100_concurrent_registrations_of_username_one_succeeds(own_mongod, start):
-    # Nothing has queried this database, so its indexes do not exist yet.
-    server = start(own_mongod.uri, WEB_CONCURRENCY="4")
-    responses = at_once(100, unless_busy, register, server, "alice")
-    assert Counter(code(response) for response in responses) == {"success": 1, "username_taken": 99}
-    assert log_in(server, "alice", PASSWORD).status_code == 200

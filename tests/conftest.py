@@ -122,8 +122,8 @@ def start(tmp_path):
     """
     servers = []
 
-    def start(uri, wait=True, options=(), measured=False, **settings):
-        command = procfile_command()
+    def start(uri, wait=True, command=None, options=(), measured=False, **settings):
+        command = command or procfile_command()
         if options:
             # Without --ini, uWSGI reads the file after the options, and the file wins.
             command = [command[0], "--ini", *command[1:], *options]

@@ -70,15 +70,7 @@ def test_unknown_username_ends_with_one_line(mongod, database, api, username):
     assert list(database.users.find()) == before
 
 
-@pytest.mark.parametrize(
-    ("uri", "begin"),
-    [
-        ("mongodb://127.0.0.1:{port}/test", "MongoDB: no server answers"),
-        ("mongodb://127.0.0.1:{port}/admin", "MONGODB_URI must not name the database admin"),
-        ("127.0.0.1", "MONGODB_URI is not a connection string"),
-    ],
-)
-def test_unusable_mongodb_ends_with_one_line(uri, begin):
-    code, output, errors = reset_password(uri.format(port=free_port()), "alice")
+def test_unavailable_mongodb_ends_with_one_line():
+    code, output, errors = reset_password(f"mongodb://127.0.0.1:{free_port()}/test", "alice")
     assert (code, output) == (1, "")
-    assert errors.startswith(begin) and errors.count("\n") == 1
+    assert errors.startswith("MongoDB: no server answers") and errors.count("\n") == 1

@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import socket
 import subprocess
 import sys
 
@@ -14,7 +13,6 @@ from support.processes import (
     CLEAN,
     ROOT,
     SECRET,
-    Server,
     copy_project,
     free_port,
     is_open,
@@ -27,60 +25,39 @@ from support.processes import (
 FULL_WIDTH_TWO = "\uff12"
 
 
-def test_procfile_serves_main_flow(mongod, database, start):
-    server = start(mongod.uri)
-    alice = User(server, "alice")
-    todo = alice.add()
-    assert server.get("/todos", alice.access).json()["todos"] == [todo]
-    changed = server.put(f"/todos/{todo['id']}", alice.access, json={"done": True})
-    assert changed.json() == {**todo, "done": True}
-    assert server.delete(f"/todos/{todo['id']}", alice.access).status_code == 200
-    assert server.post("/logout", alice.access).status_code == 200
-    assert_error(server.get("/todos", alice.access), 401, "token_revoked")
-
-
 @pytest.mark.parametrize(
     ("folder", "path"), [(".", "a ü/copy/uwsgi.ini"), ("a ü/copy/resources", "../uwsgi.ini")]
 )
-def test_uwsgi_starts_from_any_folder(mongod, database, tmp_path, folder, path):
+def test_uwsgi_starts_from_any_folder(mongod, database, start, tmp_path, folder, path):
     copy_project(tmp_path / "a ü/copy")
-    server = Server(["uwsgi", path], tmp_path / "log", mongod.uri, cwd=tmp_path / folder)
-    try:
-        User(server.wait(), "alice").add()
-    finally:
-        server.kill()
+    server = start(mongod.uri, command=["uwsgi", path], cwd=tmp_path / folder)
+    User(server, "alice").add()
 
 
-def test_server_starts_and_serves_with_1024_files(mongod, database, tmp_path):
-    """The usual limit of a Linux system."""
-    command = ["sh", "-c", f"ulimit -n 1024; exec {shlex.join(procfile_command())}"]
-    server = Server(command, tmp_path / "log", mongod.uri)
-    try:
-        User(server.wait(), "alice").add()
-    finally:
-        server.kill()
+# The usual limit of a Linux system.
+WITH_1024_FILES = ["sh", "-c", f"ulimit -n 1024; exec {shlex.join(procfile_command())}"]
+
+
+def test_server_starts_and_serves_with_1024_files(mongod, database, start):
+    User(start(mongod.uri, command=WITH_1024_FILES), "alice").add()
 
 
 # Settings that are wrong.
 
 
 @pytest.fixture
-def refused(tmp_path):
+def refused(start):
     """Start the server with a setting that is wrong; return its output once it has ended."""
-    servers = []
 
-    def refused(command=None, **wrong):
-        settings = {"uri": "mongodb://127.0.0.1:1/test", **wrong}
-        servers.append(Server(command or procfile_command(), tmp_path / "log", **settings))
-        assert servers[-1].process.wait(60) != 0
+    def refused(uri="mongodb://127.0.0.1:1/test", **wrong):
+        server = start(uri, wait=False, measured=True, **wrong)
+        assert server.process.wait(60) != 0
         # uWSGI prints a setting unchanged.
-        output = servers[-1].log.read_text(errors="replace")
+        output = server.log.read_text(errors="replace")
         assert "Traceback" not in output and "spawned" not in output and "hunter" not in output
         return output
 
-    yield refused
-    for server in servers:
-        server.kill()
+    return refused
 
 
 def assert_one_line(output, name):
@@ -88,8 +65,24 @@ def assert_one_line(output, name):
     assert len([line for line in output.splitlines() if line.startswith(name)]) == 1, output
 
 
+PUBLIC_KEY = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA\n-----END PUBLIC KEY-----"
+SSH_KEY = "ssh-rsa " + "A" * 40
+
+
 @pytest.mark.parametrize(
-    "value", [None, "", " " * 40, "x" * 31, "x" * 31 + "\n", b"x" * 32 + b"\xff"], ids=repr
+    "value",
+    [
+        None,
+        "",
+        " " * 40,
+        "x" * 31,
+        "x" * 31 + "\n",
+        b"x" * 32 + b"\xff",
+        # Other people know a public key.
+        PUBLIC_KEY,
+        SSH_KEY,
+    ],
+    ids=repr,
 )
 def test_bad_secret_ends_start_with_one_line(refused, value):
     assert_one_line(refused(JWT_SECRET_KEY=value), "JWT_SECRET_KEY")
@@ -139,16 +132,15 @@ def test_bad_uri_ends_start_with_one_line(refused, value):
     assert_one_line(refused(uri=value), "MONGODB_URI")
 
 
-@pytest.mark.parametrize("limit", ["", "ulimit -n 1024; "], ids=["", "1024 files"])
 @pytest.mark.parametrize(
     "value",
     ["", "0", "two", "2.5", " 2", "2\n", '"2"', "1000", "100", FULL_WIDTH_TWO, b"\xff"],
     ids=repr,
 )
-def test_bad_concurrency_ends_start_with_one_line(refused, value, limit):
-    """uWSGI would run out of files before it loads the app, where the system allows only 1,024."""
-    command = ["sh", "-c", f"{limit}exec {shlex.join(procfile_command())}"]
-    assert_one_line(refused(command=command, WEB_CONCURRENCY=value), "WEB_CONCURRENCY")
+def test_bad_concurrency_ends_start_with_one_line(refused, value):
+    """With 100 workers, uWSGI would run out of files before it loads the app."""
+    output = refused(command=WITH_1024_FILES, WEB_CONCURRENCY=value)
+    assert_one_line(output, "WEB_CONCURRENCY")
 
 
 # uWSGI binds the port before it loads the app, and takes any of these: of "5000;" it reads the
@@ -161,47 +153,20 @@ def test_bad_port_ends_start_with_one_line(refused, value):
     assert_one_line(refused(PORT=value), "PORT")
 
 
-def test_negative_concurrency_ends_start_with_line_of_uwsgi(refused):
-    output = refused(WEB_CONCURRENCY="-1")
-    assert output.splitlines()[-1] == 'invalid value for option "processes": must be > 0'
-
-
-def test_port_in_use_ends_start_with_line_of_uwsgi(refused):
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        output = refused(PORT=str(other.getsockname()[1]))
-    assert output.count("probably another instance of uWSGI is running on the same address") == 1
-
-
-PUBLIC_KEY = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA\n-----END PUBLIC KEY-----"
-NEEDS_UWSGI = "uWSGI loads run.py: start it with `uwsgi uwsgi.ini`. Without it: `python app.py`"
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "begin"),
-    [
-        ("PORT", "5000", NEEDS_UWSGI),
-        ("PORT", "five", "PORT must be "),
-        ("JWT_SECRET_KEY", "short", "JWT_SECRET_KEY must be set, to at least 32 bytes"),
-        ("JWT_SECRET_KEY", b"x" * 40 + b"\xff", "JWT_SECRET_KEY must be UTF-8"),
-        ("JWT_SECRET_KEY", "ssh-rsa " + "A" * 40, "JWT_SECRET_KEY must be random"),
-        ("JWT_SECRET_KEY", PUBLIC_KEY, "JWT_SECRET_KEY must be random"),
-        ("MONGODB_URI", "", "MONGODB_URI must be set"),
-        ("MONGODB_URI", "mongodb://alice:hunter@2@localhost", "MONGODB_URI is not "),
-        ("MONGODB_URI", "mongodb://localhost/admin", "MONGODB_URI must not name"),
-        ("MONGODB_URI", "mongodb://localhost/%61dmin", "MONGODB_URI must name"),
-        ("MONGODB_URI", b"mongodb://localhost/\xe9", "MONGODB_URI must be UTF-8"),
-    ],
-)
-def test_python_run_py_ends_with_one_line(name, value, begin):
-    settings = {"MONGODB_URI": "mongodb://localhost/test", "JWT_SECRET_KEY": SECRET, name: value}
+def test_python_run_py_ends_with_the_command_that_starts_it():
+    settings = {"MONGODB_URI": "mongodb://localhost/test", "JWT_SECRET_KEY": SECRET}
     command = [sys.executable, "run.py"]
     done = subprocess.run(command, cwd=ROOT, env=CLEAN | settings, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(begin) and done.stderr.count("\n") == 1
-    assert "hunter" not in done.stderr
+    assert "uwsgi uwsgi.ini" in done.stderr and done.stderr.count("\n") == 1
 
 
 # Settings that are right.
+
+
+def test_secret_of_32_bytes_is_accepted(mongod, database, start):
+    server = start(mongod.uri, JWT_SECRET_KEY="\u00e9" * 16)
+    User(server, "alice").add()
 
 
 @pytest.mark.parametrize(("before", "after"), [(" ", " "), ("\n", "\r\n"), ("\t", "\r")], ids=repr)
@@ -215,14 +180,7 @@ def test_white_space_around_settings_is_ignored(mongod, database, start, before,
 
 @pytest.mark.parametrize(
     "ending",
-    [
-        "",
-        "/",
-        "?appName=my/app",
-        "/?appName=my/app",
-        "/?w=0",
-        "/?w=1&journal=false&readPreference=secondary&retryWrites=false",
-    ],
+    ["", "?appName=my/app", "/?w=1&journal=false&readPreference=secondary&retryWrites=false"],
 )
 def test_uri_without_database_name_means_todolistapp(mongod, start, ending):
     server = start(f"mongodb://127.0.0.1:{mongod.port}{ending}")
@@ -253,9 +211,3 @@ def test_server_starts_without_warnings(mongod, database, start):
     lines = [line for line in server.log.read_text().splitlines() if suspicious.search(line)]
     # The tests can run as root. A dyno does not.
     assert [line for line in lines if "running uWSGI as root" not in line] == []
-
-
-def test_every_setting_of_uwsgi_has_comment():
-    blocks = (ROOT / "uwsgi.ini").read_text().partition("[uwsgi]\n")[2].split("\n\n")
-    for block in blocks:
-        assert block.lstrip().startswith("#"), block

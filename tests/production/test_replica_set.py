@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 from pymongo import MongoClient
+from support.actions import code
 from support.clients import Control, InsertedUser, Load, report
 from support.flight import Flight
 from support.processes import wait_for
@@ -218,3 +219,22 @@ def test_single_member_acknowledges_nothing(replica_set, alice, keep_primary):
         replica_set.wait_until_complete()
     assert writers.statuses_between(alone, back) == {503}
     assert_promises_are_kept(replica_set, writers, [reader], control)
+
+
+def test_read_preference_of_uri_revives_no_session(replica_set, start):
+    server = start(f"{replica_set.uri}&readPreference=secondary")
+    with MongoClient(replica_set.uri) as client:
+        alice = InsertedUser(server, client.get_default_database(), "alice")
+    primary = replica_set.wait_for_primary()
+    late = next(member for member in replica_set.members if member is not primary)
+    with replica_set.connect_to(late) as client:
+        stored = wait_for(lambda: client.test.users.find_one())
+        # It copies no more writes, and still responds to reads.
+        client.admin.command("fsync", lock=True)
+        try:
+            assert server.post("/logout", alice.access).status_code == 200
+            codes = Counter(code(server.get("/todos", alice.access)) for _ in range(50))
+            assert client.test.users.find_one() == stored
+        finally:
+            client.admin.command("fsyncUnlock")
+    assert codes == {"token_revoked": 50}

@@ -39,7 +39,7 @@ def test_todos_are_read_and_written_during_a_flood(mongod, database, start):
     alice = InsertedUser(server, database, "alice")
     [worker] = psutil.Process(server.process.pid).children()
     before, most, seconds = worker.memory_info().rss, 0, []
-    with Load(lambda *_: log_in(server, f"user{next(numbers)}").status_code, clients=40) as flood:
+    with Load(lambda: log_in(server, f"user{next(numbers)}").status_code, clients=40) as flood:
         wait_for(lambda: len(flood.results) > 40)
         for number in range(20):
             added, todo = timed(lambda n=number: alice.add(f"todo {n}"))

@@ -15,6 +15,7 @@ from support.clients import (
     InsertedUser,
     Load,
     User,
+    Writers,
     assert_error,
     report,
     timed,
@@ -104,27 +105,18 @@ def test_requests_in_flight_get_503_in_time(breakable, start, fault, workers):
 def test_no_acknowledged_todo_is_lost_when_mongod_is_killed(own_mongod, start):
     server = start(own_mongod.uri)
     alice = User(server, "alice")
-    acknowledged = []
-
-    def add(client, number):
-        name = f"{client}-{number}-{time.monotonic_ns()}"
-        response = server.post("/todos", alice.access, json={"name": name})
-        if response.status_code == 201:
-            acknowledged.append(name)
-        return response.status_code
-
-    with Load(add) as load:
+    with Writers(alice) as writers:
         for _ in range(3):
-            load.wait_for(300)
+            writers.wait_for(300)
             own_mongod.kill()
             own_mongod.start()
-        load.wait_for(100)
+        writers.wait_for(100)
     with MongoClient(own_mongod.uri) as client:
         stored = Counter(todo["name"] for todo in client.get_default_database().todos.find())
-    statuses = Counter(status for *_, status in load.results)
-    report(acknowledged=len(acknowledged), stored=len(stored), rejected=statuses[503])
+    statuses = Counter(status for *_, status in writers.results)
+    report(acknowledged=len(writers.acknowledged), stored=len(stored), rejected=statuses[503])
     assert statuses.keys() <= {201, 503}
-    assert set(acknowledged) <= stored.keys()
+    assert set(writers.acknowledged) <= stored.keys()
     assert set(stored.values()) == {1}
 
 
@@ -231,7 +223,7 @@ def test_new_workers_under_load_create_no_equal_ids(mongod, database, start):
     for number in range(3):
         server = start(mongod.uri, WEB_CONCURRENCY="4")
         alice = InsertedUser(server, database, f"alice{number}")
-        with Load(lambda *_, a=alice: add(a), clients=24) as load:
+        with Load(lambda a=alice: add(a), clients=24) as load:
             load.wait_for(60)
         assert {status for *_, status in load.results} == {201}
         server.kill()

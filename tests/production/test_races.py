@@ -94,7 +94,7 @@ def test_todo_added_during_deletion_is_deleted(server, database):
     for number in range(25):
         user = InsertedUser(server, database, f"user{number}")
 
-        def add(*_, token=user.access):
+        def add(token=user.access):
             return server.post("/todos", token, json={"name": "x"}).status_code
 
         with Load(add, clients=12) as load:

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from pymongo import MongoClient
 from support.actions import code
-from support.clients import Control, InsertedUser, Load, report
+from support.clients import Control, InsertedUser, Load, Writers, report
 from support.flight import Flight
 from support.processes import wait_for
 from support.replica_set import ReplicaSet
@@ -44,35 +44,6 @@ def alice(replica_set, start):
         return InsertedUser(server, client.get_default_database(), "alice")
 
 
-class Writers(Load):
-    """Six clients that add todos, each with another name. `results` as in Load."""
-
-    def __init__(self, user):
-        self.user, self.acknowledged = user, []
-        super().__init__(self.add, clients=6)
-
-    def add(self, client, number):
-        name = f"{client}-{number}-{time.monotonic_ns()}"
-        response = self.user.api.post("/todos", self.user.access, json={"name": name})
-        if response.status_code == 201:
-            self.acknowledged.append(name)
-        return response.status_code
-
-    def wait_for(self, count):
-        """Wait until so many more todos are acknowledged."""
-        enough = len(self.acknowledged) + count
-        wait_for(lambda: len(self.acknowledged) >= enough, seconds=60)
-
-    def wait_for_responses(self, count):
-        """Wait until so many more requests, sent from now on, have any response."""
-        now = time.monotonic()
-        wait_for(lambda: sum(1 for begin, *_ in self.results if begin > now) >= count, seconds=60)
-
-    def statuses_between(self, begin, end):
-        """Return the statuses of the requests that were sent and responded to in this time."""
-        return {status for sent, came, status in self.results if begin < sent and came < end}
-
-
 def revoked_session(user):
     """Return an access token whose session has ended."""
     access = user.login()[0]
@@ -82,7 +53,7 @@ def revoked_session(user):
 
 def reader_with(user, token):
     """Return a client that reads todos with a token. The results hold the error code, or None."""
-    return Load(lambda *_: user.api.get("/todos", token).json().get("error"), clients=1)
+    return Load(lambda: user.api.get("/todos", token).json().get("error"), clients=1)
 
 
 def assert_promises_are_kept(replica_set, writers, readers, control):
@@ -211,13 +182,15 @@ def test_single_member_acknowledges_nothing(replica_set, alice, keep_primary):
         alone = time.monotonic()
         # A primary becomes a secondary when it has missed the others for ten seconds.
         wait_for(lambda: replica_set.role_of(left) == "secondary", seconds=60)
-        writers.wait_for_responses(30)
+        now = time.monotonic()
+        wait_for(lambda: sum(begin > now for begin, *_ in writers.results) >= 30)
         back = time.monotonic()
         first.start()
         writers.wait_for(100)
         second.start()
         replica_set.wait_until_complete()
-    assert writers.statuses_between(alone, back) == {503}
+    between = [status for sent, came, status in writers.results if alone < sent and came < back]
+    assert set(between) == {503}
     assert_promises_are_kept(replica_set, writers, [reader], control)
 
 

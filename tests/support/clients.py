@@ -264,21 +264,18 @@ def report(**measured):
 class Load:
     """Clients that send one request after another until the block ends.
 
-    `send(number, count)` is given the number of the client and the count of requests so far, and
-    returns the status. `results` holds (begin, end, status) of each request.
+    `send()` returns the status. `results` holds (begin, end, status) of each request.
     """
 
     def __init__(self, send, clients=8):
         self.send, self.results, self.going = send, [], True
-        self.threads = [
-            threading.Thread(target=self.run, args=(number,)) for number in range(clients)
-        ]
+        self.threads = [threading.Thread(target=self.run) for _ in range(clients)]
 
-    def run(self, number):
+    def run(self):
         while self.going:
             begin = time.monotonic()
             try:
-                status = self.send(number, len(self.results))
+                status = self.send()
             except requests.ConnectionError:
                 status = None
             self.results.append((begin, time.monotonic(), status))
@@ -304,6 +301,21 @@ class Load:
         """Wait until so many more requests have succeeded."""
         begin = self.successes()
         wait_for(lambda: self.successes() >= begin + count)
+
+
+class Writers(Load):
+    """Six clients that add todos, each with another name. `acknowledged` holds the names."""
+
+    def __init__(self, user):
+        self.user, self.acknowledged = user, []
+        super().__init__(self.add, clients=6)
+
+    def add(self):
+        name = str(uuid.uuid4())
+        response = self.user.api.post("/todos", self.user.access, json={"name": name})
+        if response.status_code == 201:
+            self.acknowledged.append(name)
+        return response.status_code
 
 
 class Control(Load):

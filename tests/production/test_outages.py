@@ -8,11 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from bson import ObjectId
 from pymongo import MongoClient
-from support.actions import delete_user, every_request, is_valid, log_in, register
+from support.actions import code, delete_user, every_request, is_valid, log_in, register
 from support.clients import (
     PASSWORD,
     Control,
-    InsertedUser,
     Load,
     User,
     Writers,
@@ -44,10 +43,11 @@ def test_unavailable_database_gives_503_and_recovers(own_mongod, start, fault, w
             # And later.
             responses += pool.map(timed, sends)
         for seconds, response in responses:
-            # Without a free hashing slot, the server is busy before it queries the database.
-            if response.json()["error"] != "server_busy":
-                assert_error(response, *UNAVAILABLE)
-            assert int(response.headers["Retry-After"]) > 0
+            error = code(response)
+            assert_error(response, 503, error)
+            if error != "database_unavailable":
+                # It has waited for a hashing slot before it could query the database.
+                assert b"password" in (response.request.body or b"")
             control.assert_in_time(seconds)
         assert_error(log_in(server, 1), 400, "bad_request")
         assert_error(server.get("/todos"), 401, "authorization_required")
@@ -88,10 +88,9 @@ def test_requests_in_flight_get_503_in_time(breakable, start, fault, workers):
         landed = flight.land()
     assert len(landed) == 200
     assert {(status, body["error"]) for _, status, body in landed} == {UNAVAILABLE}
-    # Not the last ones: a busy machine takes its time for so many errors at the same moment.
-    for seconds, *_ in landed[: 50 * int(workers)]:
-        control.assert_in_time(seconds)
-    report(slowest=round(max(seconds for seconds, *_ in landed), 2))
+    slowest = max(seconds for seconds, *_ in landed)
+    report(slowest=round(slowest, 2))
+    control.assert_in_time(slowest)
     if fault == "killed":
         breakable.start()
     else:
@@ -156,56 +155,6 @@ def available(response):
     return response
 
 
-# What MongoDB can reply, and whether that is an outage. Any other error is a bug of the app.
-FAULTS = [
-    # It took too long.
-    ("find", {"errorCode": 50}, True),
-    # No permission.
-    ("find", {"errorCode": 13}, True),
-    # Wrong name or password.
-    ("find", {"errorCode": 18}, True),
-    # Atlas refuses, for example because the cluster is full.
-    ("find", {"errorCode": 8000}, True),
-    # The disk is full.
-    ("find", {"errorCode": 14031}, True),
-    # Too few members have confirmed the write.
-    ("insert", {"writeConcernError": {"code": 64, "errmsg": "too few"}}, True),
-    # A value of the wrong kind in the query.
-    ("find", {"errorCode": 2}, False),
-    # An unknown operator.
-    ("insert", {"errorCode": 9}, False),
-    # The connection was cut.
-    ("insert", {"closeConnection": True}, True),
-    # This member is not the primary. It comes last, because PyMongo waits for another one.
-    ("insert", {"errorCode": 10107}, True),
-]
-
-
-@pytest.mark.slow
-def test_only_an_outage_is_reported_as_one(failing_mongod, fail_point, start):
-    server = start(failing_mongod.uri, WEB_CONCURRENCY="1")
-    with MongoClient(failing_mongod.uri) as client:
-        alice = InsertedUser(server, client.get_default_database(), "alice")
-    bugs = 0
-    for command, how, is_outage in FAULTS:
-        wait_for(lambda: server.get("/todos", alice.access).status_code == 200)
-        fail_point.set([command], namespace="test.todos", **how)
-        if command == "find":
-            response = server.get("/todos", alice.access)
-        else:
-            response = server.post("/todos", alice.access, json={"name": "x"})
-        assert fail_point.count() == 1
-        fail_point.clear()
-        if is_outage:
-            assert_error(response, *UNAVAILABLE)
-        else:
-            assert_error(response, 500, "internal_error")
-            bugs += 1
-        # A bug is logged with its traceback, an outage in one line.
-        traceback = "Traceback (most recent call last)"
-        wait_for(lambda n=bugs, t=traceback: server.log.read_text().count(t) == n)
-
-
 @pytest.mark.slow
 def test_server_starts_without_database_and_creates_indexes_later(own_mongod, start):
     own_mongod.kill()
@@ -215,19 +164,3 @@ def test_server_starts_without_database_and_creates_indexes_later(own_mongod, st
     wait_for(lambda: register(server, "alice").status_code == 201)
     # The unique index exists.
     assert_error(register(server, "alice"), 409, "username_taken")
-
-
-@pytest.mark.slow
-def test_new_workers_under_load_create_no_equal_ids(mongod, database, start):
-    """All workers are copies of one process, from which they could draw the same random numbers."""
-    for number in range(3):
-        server = start(mongod.uri, WEB_CONCURRENCY="4")
-        alice = InsertedUser(server, database, f"alice{number}")
-        with Load(lambda a=alice: add(a), clients=24) as load:
-            load.wait_for(60)
-        assert {status for *_, status in load.results} == {201}
-        server.kill()
-
-
-def add(user):
-    return user.api.post("/todos", user.access, json={"name": "x"}).status_code

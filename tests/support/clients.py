@@ -324,8 +324,8 @@ class Writers(Load):
 class Control(Load):
     """A client whose requests need no database, 20 of them a second.
 
-    Other programs of the machine delay them as well. What a response takes beyond the longest of
-    them is the server's own time.
+    Other programs of the machine delay them as well, so a response may be late by as much as the
+    longest of them took, but by no more than a second: a server that blocks itself delays both.
     """
 
     def __init__(self, server):
@@ -339,4 +339,4 @@ class Control(Load):
         """Assert that a response has come within 5 seconds, which the API promises."""
         longest = max(end - begin for begin, end, _ in self.results)
         assert longest < 5
-        assert seconds < 5 + longest
+        assert seconds < 5 + min(longest, 1)

@@ -4,9 +4,10 @@ import contextlib
 import json
 import random
 import select
+import socket
+import ssl
 from concurrent.futures import ThreadPoolExecutor
 
-import jwt
 import pytest
 from support.clients import assert_error, assert_headers, report, short, timed
 from support.connections import (
@@ -21,10 +22,9 @@ from support.connections import (
     send,
     sent_despite_reset,
 )
-from support.processes import SECRET
 
 BODY = b'{"name": "milk", "done": true}'
-HTTP_ERROR = b"HTTP/1.1 4"
+TOO_LARGE = (413, "request_too_large")
 
 
 def post(user, *headers, version="1.1"):
@@ -37,12 +37,11 @@ def post(user, *headers, version="1.1"):
     )
 
 
-def assert_rejected(api, database, request):
+def assert_rejected(api, database, request, status=400, code="bad_request"):
     """Assert an error response to a request whose client sends on, and that nothing changes."""
     response = send(api, request + TWO_MEGABYTES)
-    assert response.data.startswith(HTTP_ERROR)
-    code = "request_too_large" if response.status_code == 413 else "bad_request"
-    assert_error(response, {"request_too_large": 413, "bad_request": 400}[code], code)
+    assert response.data.startswith(b"HTTP/1.1 ")
+    assert_error(response, status, code)
     assert database.todos.count_documents({}) == 0
     return response
 
@@ -170,9 +169,10 @@ def test_query_of_a_whole_url_is_read(api, alice):
         assert len(response.json()["todos"]) == 1
 
 
-def test_http_1_0_is_served(api, database, alice):
-    request = post(alice, b"Content-Length: %d" % len(BODY), version="1.0") + BODY
-    assert_added(database, send(api, request))
+def test_host_of_a_whole_url_replaces_the_header(api, alice):
+    """RFC 9112, 3.2.2. Werkzeug rejects some values of the header."""
+    request = head("GET http://x/todos HTTP/1.1", f"Authorization: Bearer {alice.access}")
+    assert send(api, request.replace(b"Host: x", b"Host: a..b")).status_code == 200
 
 
 # Long requests. uWSGI keeps 32 KiB of them, in which some parts are twice.
@@ -239,6 +239,8 @@ VALUES = [
     b"websocket",
     b"x" * 8000,
 ]
+# The responses to all of these values, and 200 for the other headers.
+STATUSES = {"Authorization": 401, "Content-Length": 400, "Transfer-Encoding": 400}
 
 
 @pytest.mark.parametrize("value", VALUES, ids=short)
@@ -250,7 +252,7 @@ def test_header_of_any_value_gets_a_response_of_the_app(api, alice, value):
         header = b"%s: %s" % (name.encode(), value)
         # Half closed, because a Content-Length announces a body.
         response = send(api, head(*lines, header), half_close=True)
-        assert response.status_code in (200, 400, 401), (header, response.data)
+        assert response.status_code == STATUSES.get(name, 200), (header, response.data)
         assert_headers(response)
         assert response.json().keys() in ({"todos", "next"}, {"message", "error"})
 
@@ -285,11 +287,6 @@ def test_error_for_head_has_no_body(api, lines):
     assert int(response.headers["Content-Length"]) > 0
 
 
-def test_token_of_8_kb_reaches_the_app(api):
-    long = jwt.encode({"x": "x" * 8000}, SECRET, "HS256")
-    assert_error(api.get("/todos", long), 401, "invalid_token")
-
-
 # Where the body ends.
 
 
@@ -321,11 +318,15 @@ def test_token_of_8_kb_reaches_the_app(api):
 )
 def test_content_length_that_is_not_one_number_is_400(api, database, alice, headers):
     response = assert_rejected(api, database, post(alice, *headers) + BODY)
-    assert response.status_code == 400
     assert "Content-Length" in response.json()["message"]
+    with connect(api) as connection:
+        # Immediately: the server does not wait for a body.
+        connection.settimeout(2)
+        connection.sendall(post(alice, *headers))
+        assert connection.recv(12) == b"HTTP/1.1 400"
 
 
-@pytest.mark.parametrize("zeros", [1, 17, 1000, 5000])
+@pytest.mark.parametrize("zeros", [1, 5000])
 def test_zeros_before_a_content_length_change_nothing(api, database, alice, zeros):
     length = "0" * zeros + str(len(BODY))
     assert_added(database, send(api, post(alice, f"Content-Length: {length}") + BODY))
@@ -338,8 +339,7 @@ def test_content_length_of_zeros_alone_is_0(api, alice):
 
 @pytest.mark.parametrize("length", ["65537", "4294967326", "18446744073709551646", "9" * 5000])
 def test_content_length_over_64_kib_is_413(api, database, alice, length):
-    response = assert_rejected(api, database, post(alice, f"Content-Length: {length}"))
-    assert response.status_code == 413
+    assert_rejected(api, database, post(alice, f"Content-Length: {length}"), *TOO_LARGE)
 
 
 @pytest.mark.parametrize(
@@ -361,7 +361,6 @@ def test_content_length_over_64_kib_is_413(api, database, alice, length):
 )
 def test_transfer_encoding_other_than_chunked_is_400(api, database, alice, headers):
     response = assert_rejected(api, database, post(alice, *headers) + chunks(BODY))
-    assert response.status_code == 400
     assert "Transfer-Encoding" in response.json()["message"]
 
 
@@ -383,8 +382,17 @@ def test_name_of_a_header_that_is_not_a_token_is_400(api, database, alice, heade
     assert_rejected(api, database, post(alice, header) + chunks(BODY))
 
 
-@pytest.mark.parametrize("name", ["chunked", "CHUNKED", "Chunked", "chunked "])
-@pytest.mark.parametrize("size", [1, 7, None])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("chunked", 1),
+        ("chunked", 7),
+        ("chunked", None),
+        ("CHUNKED", None),
+        ("Chunked", None),
+        ("chunked ", None),
+    ],
+)
 def test_chunks_of_any_size_are_read(api, database, alice, name, size):
     request = post(alice, f"Transfer-Encoding: {name}") + chunks(BODY, size)
     assert_added(database, send(api, request))
@@ -409,8 +417,7 @@ def test_body_of_64_kib_is_read_in_chunks_and_one_byte_more_is_413(api, database
     request = post(alice, "Transfer-Encoding: chunked")
     assert_added(database, send(api, request + chunks(largest, size)))
     database.todos.delete_many({})
-    response = assert_rejected(api, database, request + chunks(largest + b" ", size))
-    assert response.status_code == 413
+    assert_rejected(api, database, request + chunks(largest + b" ", size), *TOO_LARGE)
 
 
 @pytest.mark.parametrize(
@@ -430,7 +437,8 @@ def test_body_of_64_kib_is_read_in_chunks_and_one_byte_more_is_413(api, database
 )
 def test_chunk_that_uwsgi_does_not_read_is_400(api, database, alice, body):
     request = post(alice, "Transfer-Encoding: chunked")
-    assert_rejected(api, database, request + body)
+    response = assert_rejected(api, database, request + body)
+    assert "larger than 64 KiB" in response.json()["message"]
 
 
 @pytest.mark.parametrize("size", [1, 8, None])
@@ -463,33 +471,31 @@ def test_body_arrives_unchanged_in_whatever_pieces(api, database, alice):
     assert database.todos.count_documents({}) == 40
 
 
-# How long a body may take.
+# How long headers and a body may take.
 
 
 @pytest.mark.slow
-def test_body_that_takes_8_seconds_is_read(api, database, alice):
-    body = b'{"name": "milk", "done": true}'
+def test_headers_and_bodies_that_pause_are_read(api, database, alice):
     start = ("POST /todos HTTP/1.1", "Content-Type: application/json")
     start += (f"Authorization: Bearer {alice.access}",)
-    with_length = head(*start, f"Content-Length: {len(body)}")
+    with_length = head(*start, f"Content-Length: {len(BODY)}")
     chunked = head(*start, "Transfer-Encoding: chunked")
-    one = chunks(body)
+    one = chunks(BODY)
     requests = [
         # Pauses behind the headers and within the body, a chunk, its length or its end.
-        (with_length, body[:9], body[9:]),
-        (with_length + body[:1], body[1:-1], body[-1:]),
+        (with_length, BODY[:9], BODY[9:]),
+        (with_length + BODY[:1], BODY[1:-1], BODY[-1:]),
         (chunked, one[:9], one[9:]),
         (chunked + one[:1], one[1:2], one[2:]),
         (chunked + one[:-6], one[-6:-3], one[-3:]),
         (chunked + one[:3], one[3:-5], one[-5:]),
     ]
-    # The pause before the first part is none of the body.
     with ThreadPoolExecutor() as pool:
         sent = [pool.submit(send, api, *parts, pause=4) for parts in requests]
+        # Within the name of a header.
+        sent += [pool.submit(send, api, with_length[:30], with_length[30:] + BODY, pause=25)]
     for response in sent:
-        assert response.result().status_code == 201, response.result().data
-    stored = [(todo["name"], todo["done"]) for todo in database.todos.find()]
-    assert stored == [("milk", True)] * len(requests)
+        assert_added(database, response.result(), todos=len(sent))
 
 
 def drip_until_response(server, start):
@@ -540,6 +546,7 @@ def framed(framing):
 def test_expect_is_answered_once_before_the_body(api, database, alice, value, framing):
     header, body = framed(framing)
     with connect(api) as connection:
+        connection.settimeout(2)
         connection.sendall(post(alice, header, f"Expect: {value}"))
         assert connection.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(body)
@@ -561,9 +568,10 @@ def test_expect_without_a_body_is_ignored(api, alice):
         assert send(api, request.replace(b"Expect: x", b"Expect: " + value)).status_code == 200
 
 
-@pytest.mark.parametrize("header", ["Content-Length: 65537", "Content-Length: -5"])
-def test_expect_of_a_body_that_is_rejected_gets_the_error_alone(api, database, alice, header):
-    assert_rejected(api, database, post(alice, header, "Expect: 100-continue"))
+def test_expect_of_a_body_that_is_rejected_gets_the_error_alone(api, database, alice):
+    for length, error in (("65537", TOO_LARGE), ("-5", ())):
+        headers = (f"Content-Length: {length}", "Expect: 100-continue")
+        assert_rejected(api, database, post(alice, *headers), *error)
 
 
 # The end of a connection.
@@ -577,6 +585,20 @@ def test_client_that_closes_its_sending_side_gets_the_response(api, database, al
         header, body = framed(framing)
         response = send(api, post(alice, header) + body, half_close=True)
         assert_added(database, response, todos=number)
+
+
+def test_tls_gets_no_response_and_ends_no_worker(api):
+    processes = {process.pid for process in api.processes()}
+    hello = ssl.MemoryBIO()
+    client = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), hello, server_hostname="x")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    with connect(api) as connection:
+        connection.sendall(hello.read())
+        connection.shutdown(socket.SHUT_WR)
+        assert received(connection) == b""
+    assert api.get("/nowhere").status_code == 404
+    assert {process.pid for process in api.processes()} == processes
 
 
 def test_response_says_that_the_connection_is_closed(api):
@@ -595,18 +617,17 @@ def memory(server):
 @pytest.mark.slow
 def test_bodies_of_short_lines_take_no_more_memory_than_others(mongod, database, start):
     """uWSGI reads a body line by line, and an object for each line would take 30 times as much."""
-    growths = []
-    for body in (b"x" * 64_000, b"x\n" * 32_000):
-        server = start(mongod.uri, WEB_CONCURRENCY="1")
-        assert server.get("/nowhere").status_code == 404
-        begin = largest = memory(server)
-        with contextlib.ExitStack() as stack:
-            connections = [stack.enter_context(connect(server)) for _ in range(200)]
-            for connection in connections:
-                connection.sendall(head(b"POST /login HTTP/1.1", b"Content-Length: 65000") + body)
-            # Until the time for a body is over.
-            while not select.select(connections, [], [], 0.1)[0]:
-                largest = max(largest, memory(server))
-        growths.append(largest - begin)
+    bodies = (b"x" * 64_000, b"x\n" * 32_000)
+    servers = [start(mongod.uri, WEB_CONCURRENCY="1") for _ in bodies]
+    begin = largest = [memory(server) for server in servers]
+    with contextlib.ExitStack() as stack:
+        connections = []
+        for server, body in zip(servers * 200, bodies * 200):
+            connections.append(stack.enter_context(connect(server)))
+            connections[-1].sendall(head(b"POST /login HTTP/1.1", b"Content-Length: 65000") + body)
+        # Until the time for a body is over.
+        while not select.select(connections, [], [], 0.1)[0]:
+            largest = list(map(max, largest, map(memory, servers)))
+    growths = [most - least for most, least in zip(largest, begin)]
     report(growths=[f"{growth / 1e6:.0f} MB" for growth in growths])
     assert growths[1] < 2 * growths[0]

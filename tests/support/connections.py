@@ -18,14 +18,14 @@ def connect(server):
 
 
 def send(server, *parts, pause=0, half_close=False):
-    """Send the parts of a request with a pause before each, and return the response.
+    """Send the parts of a request with a pause between them, and return the response.
 
     Fails if the connection is reset, even behind the response: the client of another operating
     system would then have lost the response.
     """
     with connect(server) as connection:
-        for part in parts:
-            time.sleep(pause)
+        for number, part in enumerate(parts):
+            time.sleep(pause if number else 0)
             connection.sendall(part)
         if half_close:
             connection.shutdown(socket.SHUT_WR)

@@ -379,21 +379,3 @@ def test_development_server_listens_only_on_127_0_0_1(development_server):
     with socket.socket() as client, pytest.raises(OSError):
         client.settimeout(2)
         client.connect(("127.0.0.2", development_server.port))
-
-
-@pytest.mark.parametrize("value", ["100-continue", "100-Continue", "100-CONTINUE"])
-def test_development_server_sends_one_100_continue(development_server, value):
-    """Java takes a second one for the response. curl and .NET spell the value differently."""
-    body = b'{"username": "alice"}'
-    head = (
-        f"POST /login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\nExpect: {value}\r\n\r\n"
-    )
-    with socket.create_connection(("127.0.0.1", development_server.port), timeout=10) as client:
-        client.sendall(head.encode())
-        first = client.recv(65536)
-        assert first == b"HTTP/1.1 100 Continue\r\n\r\n"
-        client.sendall(body)
-        rest = b"".join(iter(lambda: client.recv(65536), b""))
-    assert rest.startswith(b"HTTP/1.1 400 ")
-    assert b"100 Continue" not in rest

@@ -411,9 +411,14 @@ def test_spellings_of_chunks_are_read(api, database, alice, body):
     assert_added(database, send(api, post(alice, "Transfer-Encoding: chunked") + body))
 
 
+def test_body_of_64_kib_is_read(api, database, alice):
+    largest = BODY.ljust(64 * 1024)
+    assert_added(database, send(api, post(alice, f"Content-Length: {len(largest)}") + largest))
+
+
 @pytest.mark.parametrize("size", [1, 1000, 65_535, None])
 def test_body_of_64_kib_is_read_in_chunks_and_one_byte_more_is_413(api, database, alice, size):
-    largest = BODY + b" " * (64 * 1024 - len(BODY))
+    largest = BODY.ljust(64 * 1024)
     request = post(alice, "Transfer-Encoding: chunked")
     assert_added(database, send(api, request + chunks(largest, size)))
     database.todos.delete_many({})
@@ -429,11 +434,11 @@ def test_body_of_64_kib_is_read_in_chunks_and_one_byte_more_is_413(api, database
         b"1e\n" + BODY + b"\n0\n\n",
         b"-5\r\n" + BODY + b"\r\n0\r\n\r\n",
         b'"1e"\r\n' + BODY + b"\r\n0\r\n\r\n",
-        b"f" * 40 + b"\r\n" + BODY + b"\r\n0\r\n\r\n",
+        *[b"f" * digits + b"\r\n" + BODY + b"\r\n0\r\n\r\n" for digits in (7, 15, 17, 40)],
         b"1e8480\r\n",
         b"0" * 100_000 + b"1e\r\n" + BODY + b"\r\n0\r\n\r\n",
     ],
-    ids=lambda body: repr(body[:16]),
+    ids=lambda body: repr(body[:18]),
 )
 def test_chunk_that_uwsgi_does_not_read_is_400(api, database, alice, body):
     request = post(alice, "Transfer-Encoding: chunked")
@@ -445,9 +450,11 @@ def test_chunk_that_uwsgi_does_not_read_is_400(api, database, alice, body):
 def test_body_that_is_cut_off_is_400(api, database, alice, size):
     whole = chunks(BODY, size)
     requests = [post(alice, "Transfer-Encoding: chunked") + whole[:-cut] for cut in (5, 9, 20)]
-    requests += [post(alice, f"Content-Length: {len(BODY)}") + BODY[:-1]]
+    requests += [post(alice, f"Content-Length: {len(BODY)}") + part for part in (b"", BODY[:-1])]
     for request in requests:
-        assert_error(send(api, request, half_close=True), 400, "bad_request")
+        response = send(api, request, half_close=True)
+        assert_error(response, 400, "bad_request")
+        assert response.json()["message"].startswith("The body has not arrived completely")
     assert database.todos.count_documents({}) == 0
 
 

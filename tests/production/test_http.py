@@ -342,6 +342,12 @@ def test_content_length_over_64_kib_is_413(api, database, alice, length):
     assert_rejected(api, database, post(alice, f"Content-Length: {length}"), *TOO_LARGE)
 
 
+def test_client_that_sends_20_mb_is_not_interrupted_by_the_413(api, alice):
+    # So much that the systems of client and server cannot keep it for a server that does not read.
+    body = b" " * 20_000_000
+    assert_error(send(api, post(alice, f"Content-Length: {len(body)}"), body), *TOO_LARGE)
+
+
 @pytest.mark.parametrize(
     "headers",
     [

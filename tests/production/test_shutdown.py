@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
-from support.clients import InsertedUser, Load, assert_error, report
+from support.actions import log_in
+from support.clients import PASSWORD, InsertedUser, Load, assert_error, report
 from support.connections import RawResponse, connect, head, received
 from support.processes import wait_for, with_stats, workers
 
@@ -105,6 +106,26 @@ def test_sigterm_lets_requests_in_flight_finish(
         send_sigterm(server)
     assert_added(failing_database, sent)
     assert_ends(server, begin)
+
+
+@pytest.mark.slow
+def test_sigterm_lets_eight_logins_finish(failing_mongod, failing_database, fail_point, start):
+    server = with_stats(start, failing_mongod.uri)
+    InsertedUser(server, failing_database, "alice")
+    # Each query takes so long, so most of the logins wait for the slot of another one.
+    fail_point.set(["find"], blockConnection=True, blockTimeMS=150)
+    with ThreadPoolExecutor(8) as pool:
+        sent = [pool.submit(log_in, server, "alice", PASSWORD) for _ in range(8)]
+        wait_for(lambda: requests_in(server) + sum(future.done() for future in sent) == 8)
+        begin = time.monotonic()
+        server.signal_group()
+    assert [response.result().status_code for response in sent] == [200] * 8
+    assert_ends(server, begin)
+
+
+def requests_in(server):
+    """Return how many requests the workers of a server have received and not yet answered."""
+    return sum(core["in_request"] for worker in workers(server) for core in worker["cores"])
 
 
 @pytest.mark.slow

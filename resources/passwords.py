@@ -92,7 +92,8 @@ def normalize(password):
     """Return the password in Unicode's form NFC (NIST 800-63B-4, 3.1.1.2).
 
     A Mac and a phone spell é differently, as one character or as e with an accent. A password that
-    is too long is cut first, because normalizing it would take time. It is still too long.
+    is too long is cut first, because normalizing it would take time. It is still too long, and
+    short enough for passlib, which raises an error for more than 4,096 characters.
     """
     return unicodedata.normalize("NFC", password[: LONGEST_RAW + 1])
 
@@ -109,9 +110,7 @@ def verify_password(password, stored_hash):
     same time, so the time does not reveal which usernames exist. A stored value that is not a hash
     of this API gets the same treatment, and a line in the log.
     """
-    # passlib raises an error for more than 4,096 characters. A longer password is cut to
-    # LONGEST + 1 of them. It is still longer than any registered one, and therefore still wrong.
-    password = normalize(password)[: LONGEST + 1]
+    password = normalize(password)
     if stored_hash is not None:
         result = queue.compute(verify, password, stored_hash)
         if result is not None:

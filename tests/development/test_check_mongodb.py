@@ -12,9 +12,9 @@ import threading
 import psutil
 import pytest
 from pymongo import MongoClient
-from support.disguise import Disguise, version
 from support.faults import WITH_FAIL_POINTS, FailPoint
 from support.processes import Mongod, free_port, is_open, wait_for
+from support.proxy import Proxy, version
 
 from resources.local_mongodb import find_mongod
 
@@ -143,11 +143,11 @@ def test_replica_set_with_unreachable_names_gives_one_warning(start_mongod, warn
     mongod = start_mongod("--replSet", "set")
     initiate(mongod)
     own_name = f"127.0.0.1:{mongod.port}".encode()
-    with contextlib.ExitStack() as disguises:
+    with contextlib.ExitStack() as proxies:
         uris = []
         for name in ("a.invalid", "10.1.1.11"):
             names = {own_name: f"{name}:{mongod.port}".encode()}
-            docker = disguises.enter_context(Disguise(mongod.port, names))
+            docker = proxies.enter_context(contextlib.closing(Proxy(mongod, names)))
             uris.append(f"mongodb://localhost:{docker.port}/test")
         direct = [f"{uri}?directConnection=true" for uri in uris]
         unreachable, address, *reached = warnings(*uris, *direct)
@@ -221,8 +221,8 @@ def test_tls_of_client_alone_gives_one_warning(mongod, warnings):
 
 @pytest.mark.slow
 def test_old_mongodb_gives_one_warning(mongod, warnings):
-    with Disguise(mongod.port, {version(17): version(8)}) as old:
-        [found] = warnings(f"mongodb://127.0.0.1:{old.port}/test")
+    with contextlib.closing(Proxy(mongod, {version(17): version(8)})) as old:
+        [found] = warnings(old.uri)
     assert_warning(found, "wire version 8,", "MongoDB 4.4 or newer")
 
 

@@ -1,5 +1,6 @@
 """`python app.py`, the development server, and the MongoDB that it finds or starts."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -13,8 +14,8 @@ from http.server import BaseHTTPRequestHandler
 
 import pytest
 from support.clients import PASSWORD, User, assert_error, new_address
-from support.disguise import Disguise, version
 from support.processes import CLEAN, ROOT, free_port, is_open, wait_for
+from support.proxy import Proxy, version
 
 from resources import local_mongodb
 
@@ -158,7 +159,7 @@ def test_port_27017_of_ipv6_in_use_by_another_program_does_not_matter(no_mongodb
 
 @posix
 def test_old_mongodb_on_27017_is_used_with_one_warning(no_mongodb, mongod, start_app):
-    with Disguise(mongod.port, {version(17): version(6)}, ("127.0.0.1", 27017)):
+    with contextlib.closing(Proxy(mongod, {version(17): version(8)}, port=27017)):
         server = start_app().wait()
         log = server.log.read_text()
         assert re.findall(r"^ \* MongoDB: .* 4\.4 or newer", log, re.MULTILINE)

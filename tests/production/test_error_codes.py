@@ -4,14 +4,15 @@ The log has one record for each: a line that an operator understands, or a trace
 holds what MongoDB says about a document, a username or a URL.
 """
 
+import contextlib
 import itertools
 import re
 
 import pytest
 from support.actions import is_valid, log_in, register, tokens_of
 from support.clients import MISSING, PASSWORD, InsertedUser, assert_error, timed
-from support.disguise import Disguise, version
 from support.processes import Server, procfile_command, wait_for
+from support.proxy import Proxy, version
 
 # The codes that mean a mistake of this program. tests/README.md says why.
 MISTAKES = {2, 9, 14, 15, 16, 22, 28, 34, 40, 52, 53, 54, 55, 56, 57, 66, 72, 168, 241, 378, 10334}
@@ -193,8 +194,8 @@ def test_unconfirmed_write_gives_503(proxy, failing_database, server, code):
 
 @pytest.mark.slow
 def test_old_mongodb_gives_503_and_a_line_that_says_so(failing_mongod, start):
-    with Disguise(failing_mongod.port, {version(17): version(8)}) as old:
-        server = start(f"mongodb://127.0.0.1:{old.port}/test", WEB_CONCURRENCY="1")
+    with contextlib.closing(Proxy(failing_mongod, {version(17): version(8)})) as old:
+        server = start(old.uri, WEB_CONCURRENCY="1")
         for _ in range(3):
             assert_judged(log_in(server, "alice", PASSWORD), False)
         assert_records(server, [False] * 3)

@@ -13,18 +13,29 @@ HEADER = struct.Struct("<iiii")
 OP_MSG = 2013
 
 
+def version(number):
+    """Return the bytes in which a MongoDB says the number of its protocol.
+
+    17 is MongoDB 6.0. PyMongo speaks to 9, which is MongoDB 4.4, and newer.
+    """
+    return b"maxWireVersion\0" + struct.pack("<i", number)
+
+
 class Proxy:
     """Passes on everything between a server and its MongoDB, except for the chosen operations.
 
     A fail point can do less: it holds an operation for a fixed time, and of each server that uses
     this MongoDB; and some errors end a MongoDB that is told to respond with them.
+
+    `replacements` are bytes in MongoDB's responses, each with other bytes of the same length.
     """
 
-    def __init__(self, mongod):
+    def __init__(self, mongod, replacements=None, port=None):
         """Begin to accept connections to this MongoDB."""
         self.mongod, self.lock, self.released = mongod, threading.Lock(), threading.Event()
-        self.listener = socket.create_server(("127.0.0.1", free_port()))
-        self.uri = mongod.uri.replace(str(mongod.port), str(self.listener.getsockname()[1]))
+        self.replacements, self.port = replacements or {}, port or free_port()
+        self.listener = socket.create_server(("127.0.0.1", self.port))
+        self.uri = mongod.uri.replace(str(mongod.port), str(self.port))
         self.let_pass()
         threading.Thread(target=self.accept, daemon=True).start()
 
@@ -119,6 +130,8 @@ class Connection:
 
     def pass_on_replies(self):
         while (data := self.mongod.recv(65536)) and not self.is_reply_lost:
+            for old, new in self.proxy.replacements.items():
+                data = data.replace(old, new)
             self.client.sendall(data)
 
     # What happens to a chosen operation.

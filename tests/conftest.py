@@ -92,7 +92,7 @@ def api(server, database):
 
 
 @pytest.fixture
-def project(tmp_path):
+def copy(tmp_path):
     """A copy of the project for one test."""
     return copy_project(tmp_path / "copy")
 

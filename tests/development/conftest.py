@@ -15,7 +15,7 @@ def no_mongodb():
 
 
 @pytest.fixture
-def start_app(project, tmp_path):
+def start_app(copy, tmp_path):
     """Start `python app.py` without a secret and, by default, without a MongoDB.
 
     It runs in a copy of the project, and ends with the test.
@@ -25,7 +25,7 @@ def start_app(project, tmp_path):
     def start_app(uri=None, **settings):
         settings = {"JWT_SECRET_KEY": None} | settings
         log = tmp_path / f"log{len(servers)}"
-        servers.append(Server([sys.executable, "app.py"], log, uri, cwd=project, **settings))
+        servers.append(Server([sys.executable, "app.py"], log, uri, cwd=copy, **settings))
         return servers[-1]
 
     yield start_app

@@ -292,9 +292,9 @@ def test_process_that_waits_has_no_other_thread_that_could_take_a_signal(mongod,
 
 
 @pytest.mark.slow
-def test_reload_does_not_repeat_the_warning(closed_mongod, start_app, project):
+def test_reload_does_not_repeat_the_warning(closed_mongod, start_app, copy):
     server = start_app(closed_mongod.uri).wait()
-    (project / "blacklist.py").touch()
+    (copy / "blacklist.py").touch()
     wait_for(lambda: server.log.read_text().count("Debugger is active!") == 2)
     wait_for(server.answers)
     assert_warning(warnings_in(server), "requires a login")

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler
 
 import pytest
 from support.clients import PASSWORD, User, assert_error, new_address
-from support.processes import CLEAN, ROOT, free_port, is_open, wait_for
+from support.processes import CLEAN, free_port, is_open, wait_for
 from support.proxy import Proxy, version
 
 from resources import local_mongodb
@@ -22,11 +22,11 @@ from resources import local_mongodb
 posix = pytest.mark.skipif(os.name == "nt", reason="shell scripts and signals of Linux and macOS")
 
 
-def run_app(project, prefix=(), **settings):
+def run_app(copy, prefix=(), **settings):
     """Run `python app.py`, which is expected to end, and return its exit code and its errors."""
     done = subprocess.run(
         [*prefix, sys.executable, "app.py"],
-        cwd=project,
+        cwd=copy,
         env=CLEAN | settings,
         capture_output=True,
         text=True,
@@ -62,10 +62,10 @@ def end(server, number=signal.SIGTERM):
 
 
 @posix
-def test_app_starts_a_mongodb_and_ends_it(no_mongodb, start_app, project):
+def test_app_starts_a_mongodb_and_ends_it(no_mongodb, start_app, copy):
     server = start_app().wait()
     User(server, "alice").add()
-    folder = project / ".mongodb"
+    folder = copy / ".mongodb"
     line = f"Started a MongoDB on 127.0.0.1:27017, data and log in {folder}"
     assert line in server.log.read_text()
     files = [path for path in folder.rglob("*") if path.is_file()]
@@ -99,10 +99,10 @@ def test_ctrl_c_ends_the_mongodb_and_the_next_start_finds_its_data(no_mongodb, s
 
 @posix
 @pytest.mark.slow
-def test_reload_keeps_the_mongodb_and_the_tokens(no_mongodb, start_app, project):
+def test_reload_keeps_the_mongodb_and_the_tokens(no_mongodb, start_app, copy):
     server = start_app().wait()
     alice = User(server, "alice")
-    (project / "blacklist.py").touch()
+    (copy / "blacklist.py").touch()
     wait_for(lambda: server.log.read_text().count("Debugger is active!") == 2)
     wait_for(server.answers)
     assert server.get("/todos", alice.access).status_code == 200
@@ -110,8 +110,8 @@ def test_reload_keeps_the_mongodb_and_the_tokens(no_mongodb, start_app, project)
 
 
 @posix
-def test_app_uses_a_mongodb_that_is_running_and_does_not_end_it(no_mongodb, start_app, project):
-    running = local_mongodb.start_mongod(project / ".mongodb", 27017)
+def test_app_uses_a_mongodb_that_is_running_and_does_not_end_it(no_mongodb, start_app, copy):
+    running = local_mongodb.start_mongod(copy / ".mongodb", 27017)
     try:
         server = start_app().wait()
         User(server, "alice")
@@ -226,8 +226,8 @@ def test_mongod_of_another_processor_ends_app_with_the_reason(start_with):
 
 @posix
 @pytest.mark.slow
-def test_folder_in_use_by_another_mongod_ends_app_with_the_reason(no_mongodb, start_app, project):
-    other = local_mongodb.start_mongod(project / ".mongodb", free_port())
+def test_folder_in_use_by_another_mongod_ends_app_with_the_reason(no_mongodb, start_app, copy):
+    other = local_mongodb.start_mongod(copy / ".mongodb", free_port())
     try:
         server = start_app()
         assert server.process.wait(30) == 1
@@ -267,25 +267,25 @@ def test_mongod_is_found_wherever_python_finds_its_package(monkeypatch, tmp_path
 # A folder that cannot be written to.
 
 
-def test_file_in_place_of_the_folder_ends_app_with_one_line(no_mongodb, project):
-    (project / ".mongodb").touch()
-    assert_cannot_write(*run_app(project))
+def test_file_in_place_of_the_folder_ends_app_with_one_line(no_mongodb, copy):
+    (copy / ".mongodb").touch()
+    assert_cannot_write(*run_app(copy))
 
 
 @posix
 @pytest.mark.parametrize("protected", [".", ".mongodb", ".mongodb/data"])
-def test_folder_of_another_user_ends_app_with_one_line(no_mongodb, project, protected):
-    (project / ".mongodb" / "data").mkdir(parents=True)
+def test_folder_of_another_user_ends_app_with_one_line(no_mongodb, copy, protected):
+    (copy / ".mongodb" / "data").mkdir(parents=True)
     if protected == ".":
-        shutil.rmtree(project / ".mongodb")
-    (project / protected).chmod(0o555)
+        shutil.rmtree(copy / ".mongodb")
+    (copy / protected).chmod(0o555)
     prefix = []
     if os.getuid() == 0:
         # Root can write anywhere. This takes the right from the process.
         if not shutil.which("setpriv"):
             pytest.skip("needs another user than root, or setpriv")
         prefix = ["setpriv", "--bounding-set=-dac_override"]
-    assert_cannot_write(*run_app(project, prefix))
+    assert_cannot_write(*run_app(copy, prefix))
 
 
 def assert_cannot_write(code, errors):
@@ -298,12 +298,12 @@ def assert_cannot_write(code, errors):
 # Settings.
 
 
-def test_app_uses_mongodb_uri_if_it_is_set(mongod, database, start_app, project):
+def test_app_uses_mongodb_uri_if_it_is_set(mongod, database, start_app, copy):
     # Only uWSGI reads WEB_CONCURRENCY.
     server = start_app(mongod.uri, WEB_CONCURRENCY="").wait()
     User(server, "alice")
     assert database.users.count_documents({}) == 1
-    assert not (project / ".mongodb").exists()
+    assert not (copy / ".mongodb").exists()
 
 
 @pytest.mark.slow

@@ -12,7 +12,6 @@ from support.actions import code, delete_user, every_request, is_valid, log_in, 
 from support.clients import (
     PASSWORD,
     Control,
-    Load,
     User,
     Writers,
     assert_error,

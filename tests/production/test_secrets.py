@@ -154,10 +154,10 @@ def crash():
 """
 
 
-def test_log_keeps_every_error_of_the_app(mongod, start, project):
-    run = project / "run.py"
+def test_log_keeps_every_error_of_the_app(mongod, start, copy):
+    run = copy / "run.py"
     run.write_text(run.read_text() + CRASH)
-    server = start(mongod.uri, cwd=project)
+    server = start(mongod.uri, cwd=copy)
     before = len(server.log.read_text())
     for _ in range(10):
         assert_error(server.get("/crash"), 500, "internal_error")

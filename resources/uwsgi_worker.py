@@ -25,10 +25,12 @@ from resources.errors import fail
 # How many requests of a worker may hash at the same time. tests/README.md has the measurements.
 HASHING_SLOTS = 1
 
-# In seconds, for a whole body. A client that sends a byte now and then has no longer.
+# In seconds, for a whole body, even after an error. A client that sends a byte now and then has no
+# longer.
 BODY_SECONDS = 10
-# In seconds, for what a client still sends after it got an error.
-LINGER_SECONDS = 2
+# In seconds, after the signal that ends a worker. A request that was sent before the signal may
+# still wait to be accepted.
+ACCEPT_SECONDS = 1
 
 # What every request has.
 REQUIRED = {
@@ -58,14 +60,16 @@ def prepare_worker():
     # A hash in a greenlet would stop all other requests of the worker. So a thread computes it.
     threads = gevent.threadpool.ThreadPoolExecutor(HASHING_SLOTS)
     passwords.queue = passwords.HashingQueue(HASHING_SLOTS, threads)
-    # Not now, but in a greenlet, which runs later: until then, uWSGI installs its own handler, and
-    # that one ends the worker immediately.
-    gevent.spawn(signal.signal, signal.SIGTERM, end_gracefully)
+    # Heroku sends SIGTERM to each process, and uWSGI's master sends SIGINT to each worker. The
+    # handlers are not set now, but in greenlets, which run later: until then, uWSGI sets its own,
+    # and those end the worker immediately.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        gevent.spawn(signal.signal, number, end_gracefully)
 
 
 def end_gracefully(_number, _frame):
-    """End this worker after its requests in flight. On SIGHUP uWSGI does that with gevent."""
-    os.kill(os.getpid(), signal.SIGHUP)
+    """End this worker in a moment, after its requests. On SIGHUP uWSGI does that with gevent."""
+    gevent.spawn_later(ACCEPT_SECONDS, os.kill, os.getpid(), signal.SIGHUP)
 
 
 uwsgi.post_fork_hook = prepare_worker
@@ -227,7 +231,7 @@ def send_and_linger(response, method):
     body = b"" if method == "HEAD" else response.get_data()
     connection = gevent.socket.socket(fileno=uwsgi.connection_fd())
     try:
-        with gevent.Timeout(LINGER_SECONDS, False), contextlib.suppress(OSError):
+        with gevent.Timeout(BODY_SECONDS, False), contextlib.suppress(OSError):
             connection.sendall("\r\n".join(head).encode() + body)
             connection.shutdown(socket.SHUT_WR)
             while connection.recv(64 * 1024):

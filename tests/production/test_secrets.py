@@ -97,12 +97,12 @@ def requests_of(user):
         head(*post, "Content-Length: -5") + TWO_MEGABYTES,
         head(*post, "Content-Length: 2000000") + TWO_MEGABYTES,
         head(f"GET /user/{user.name}#x HTTP/1.1", token),
-        # What does not fit into 32 KiB, or not twice.
-        head(*get, token + "z" * 31_900),
-        head(*get, token + "z" * 40_000),
-        head(*get, "X: " + "x" * 20_000, "X: " + "x" * 12_000),
-        head(f"GET /user/{user.name}?{'q' * 20_000} HTTP/1.1", token),
-        head(f"GET /user/{user.name}{'q' * 20_000} HTTP/1.1", token),
+        # What does not fit into 64 KiB, or not twice.
+        head(*get, token + "z" * 64_600),
+        head(*get, token + "z" * 80_000),
+        head(*get, "X: " + "x" * 40_000, "X: " + "x" * 24_000),
+        head(f"GET /user/{user.name}?{'q' * 40_000} HTTP/1.1", token),
+        head(f"GET /user/{user.name}{'q' * 40_000} HTTP/1.1", token),
         head(*get, *[f"X{number}: y" for number in range(2200)]),
         # What is no header.
         head(*get, "Authorization"),

@@ -100,8 +100,8 @@ app.before_request(receive_body)
 def ignore_accept():
     """Respond in JSON, whatever the client accepts.
 
-    Flask-RESTful would read the header to choose a format. A long one takes it up to 35 milliseconds, in
-    which a worker does nothing else.
+    Flask-RESTful would read the header to choose a format. A long one takes up to 35 milliseconds,
+    in which a worker does nothing else.
     """
     request.environ.pop("HTTP_ACCEPT", None)
 
@@ -181,7 +181,8 @@ def read_authorization():
     The library splits the header at commas, and some values crash it. It now finds exactly `Bearer`
     and one token, or no header, and then calls `no_token`.
     """
-    header = request.environ.pop("HTTP_AUTHORIZATION", "")
+    # RFC 9110, 5.5: spaces and tabs around a header are not part of it.
+    header = request.environ.pop("HTTP_AUTHORIZATION", "").strip(" \t")
     scheme, _, token = header.partition(" ")
     # RFC 9110, 11.1: the scheme is compared without case. The library compares it with case.
     if scheme.lower() == "bearer" and JWT.fullmatch(token):

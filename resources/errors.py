@@ -27,6 +27,7 @@ ERRORS = {
 
 # Werkzeug, the library below Flask, raises these by their status.
 CODES_OF_WERKZEUG = {
+    400: "bad_request",
     404: "not_found",
     405: "method_not_allowed",
     413: "request_too_large",

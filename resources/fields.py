@@ -125,7 +125,7 @@ def read_body(fields, required=(), check_together=None):
     nor a form, or compressed.
     """
     body = request.get_data(cache=False)
-    if request.headers.get("Content-Encoding", "").lower() not in ("", "identity"):
+    if request.headers.get("Content-Encoding", "").strip().lower() not in ("", "identity"):
         message = "Send the body uncompressed, without the header Content-Encoding."
         fail("unsupported_media_type", message)
     if request.mimetype == JSON:

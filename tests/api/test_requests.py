@@ -82,6 +82,11 @@ def test_malformed_host_gives_401_or_400_as_json(api, host):
     assert_error(response, {"bad_request": 400, "authorization_required": 401}[code], code)
 
 
+def test_host_that_werkzeug_rejects_gives_400_in_words_of_the_api(api):
+    response = api.get("/todos", headers={"Host": "a..b"})
+    assert_error(response, 400, "bad_request", "The request cannot be understood.")
+
+
 # Large responses: at most 20 of them at the same time in a process.
 
 
@@ -349,7 +354,7 @@ def test_body_with_a_content_encoding_gives_415(api, database, alice, content_ty
     assert not list(database.todos.find())
 
 
-@pytest.mark.parametrize("encoding", ["identity", "Identity"])
+@pytest.mark.parametrize("encoding", ["identity", "Identity", "identity "])
 def test_body_with_content_encoding_identity_is_read(api, alice, encoding):
     response = post_todo(api, alice, PLAIN, **{"Content-Encoding": encoding})
     assert response.status_code == 201

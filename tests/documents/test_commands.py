@@ -111,3 +111,11 @@ def test_virtual_environment_is_created_as_shown(tmp_path):
     command = ["bash", "-ec", block["commands"]]
     done = subprocess.run(command, cwd=tmp_path, env=CLEAN, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == (block["output"], "")
+
+
+def test_book_names_the_tests_of_every_exercise():
+    words = re.findall(r"exercises\.py -k (\w+)", BOOK.chapter("Exercises"))
+    tests = (ROOT / "tests/api/exercises.py").read_text("utf-8")
+    names = re.findall(r"^def test_(\w+)", tests, re.MULTILINE)
+    assert [word for word in words if not any(name.startswith(word) for name in names)] == []
+    assert [name for name in names if not any(name.startswith(word) for word in words)] == []

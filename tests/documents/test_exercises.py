@@ -3,8 +3,6 @@
 import re
 
 import pytest
-from support.documents import BOOK
-from support.processes import ROOT
 from support.project import Project
 
 pytestmark = pytest.mark.slow
@@ -252,10 +250,3 @@ def test_filter_of_the_due_date_needs_an_index(solved):
     )
     solved.add_after("db.py", line, line.replace("done", "due") + "\n")
     assert solved.failing(FILTERS) == {by_hand}
-
-
-def test_book_names_the_tests_of_every_exercise():
-    words = set(re.findall(r"exercises\.py -k (\w+)", BOOK.chapter("Exercises")))
-    assert words == SOLUTIONS.keys()
-    tests = re.findall(r"^def test_(\w+)", (ROOT / EXERCISES).read_text("utf-8"), re.MULTILINE)
-    assert [name for name in tests if not any(name.startswith(word) for word in words)] == []

@@ -29,8 +29,8 @@ HASHING_SLOTS = 1
 # longer.
 BODY_SECONDS = 10
 # In seconds, after the signal that ends a worker. A request that was sent before the signal may
-# still wait to be accepted.
-ACCEPT_SECONDS = 1
+# still wait to be accepted, or be on its way.
+ACCEPT_SECONDS = 2
 
 # What every request has.
 REQUIRED = {

@@ -22,9 +22,11 @@ class ReplicaSet:
         hosts = [f"127.0.0.1:{member.port}" for member in self.members]
         self.uri = f"mongodb://{','.join(hosts)}/test?replicaSet=set"
         members = [{"_id": number, "host": host} for number, host in enumerate(hosts)]
+        # Each secondary copies from the primary, even if a test stops the other secondary.
+        config = {"_id": "set", "members": members, "settings": {"chainingAllowed": False}}
         # It takes longer than `connect_to` allows.
         with MongoClient("127.0.0.1", self.members[0].port, directConnection=True) as client:
-            client.admin.command("replSetInitiate", {"_id": "set", "members": members})
+            client.admin.command("replSetInitiate", config)
         self.wait_until_complete()
 
     @staticmethod

@@ -25,7 +25,7 @@ ERRORS = {
     "server_busy": (503, "The server is busy. Try again soon."),
 }
 
-# Werkzeug, the library below Flask, raises these by their status.
+# Werkzeug, the library below Flask, raises these by their status, and no others here.
 CODES_OF_WERKZEUG = {
     400: "bad_request",
     404: "not_found",
@@ -58,7 +58,8 @@ def error_response(code, message=None, retry_after=None):
     says after how many seconds the client may send the request again.
     """
     status, default = ERRORS[code]
-    response = build(status, code, message or default)
+    body = json.dumps({"message": message or default, "error": code}) + "\n"
+    response = Response(body, status, HEADERS, content_type="application/json")
     if status == 401:
         # RFC 9110, 11.6.1: a 401 names the kind of authorization that is required.
         response.headers["WWW-Authenticate"] = "Bearer"
@@ -68,24 +69,12 @@ def error_response(code, message=None, retry_after=None):
 
 
 def response_to(error):
-    """Return the response for an HTTPException of Werkzeug, such as an unknown URL.
-
-    An error that is not in the table keeps the name and the sentence that Werkzeug has for it.
-    """
-    if error.code in CODES_OF_WERKZEUG:
-        response = error_response(CODES_OF_WERKZEUG[error.code])
-    else:
-        response = build(error.code, error.name.lower().replace(" ", "_"), error.description)
+    """Return the response for an HTTPException of Werkzeug, such as an unknown URL."""
+    response = error_response(CODES_OF_WERKZEUG[error.code])
     if error.code == 405 and error.valid_methods:
         # RFC 9110, 15.5.6: a 405 names the methods that are allowed.
         response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
     return response
-
-
-def build(status, code, message):
-    """Return a response with the only error body of this API."""
-    body = json.dumps({"message": message, "error": code}) + "\n"
-    return Response(body, status, HEADERS, content_type="application/json")
 
 
 def log_error(message):

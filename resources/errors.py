@@ -25,7 +25,7 @@ ERRORS = {
     "server_busy": (503, "The server is busy. Try again soon."),
 }
 
-# Werkzeug, the library below Flask, raises these by their status, and no others here.
+# The statuses of the errors that Werkzeug, the library below Flask, raises in this app.
 CODES_OF_WERKZEUG = {
     400: "bad_request",
     404: "not_found",

@@ -68,7 +68,8 @@ def prepare_worker():
 
 
 def end_gracefully(_number, _frame):
-    """End this worker in a moment, after its requests. On SIGHUP uWSGI does that with gevent."""
+    """Let this worker accept requests for ACCEPT_SECONDS, and end after the last of them."""
+    # On SIGHUP, a worker with gevent accepts no more, finishes its requests, and ends.
     gevent.spawn_later(ACCEPT_SECONDS, os.kill, os.getpid(), signal.SIGHUP)
 
 

@@ -49,7 +49,7 @@ def test_response_is_json_whatever_the_client_accepts(api, alice):
 
 
 def test_long_accept_takes_no_longer_than_a_short_one(api, alice):
-    """Flask-RESTful would read all of it, and meanwhile its process would do nothing else."""
+    """Flask-RESTful would read all of it, and its process would do nothing else at that time."""
 
     def seconds(accept):
         headers = {"Accept": accept}

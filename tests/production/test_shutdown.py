@@ -191,7 +191,7 @@ def test_sigterm_lets_requests_that_wait_to_be_accepted_finish(
 def test_sigterm_under_load_lets_requests_in_flight_finish(mongod, database, start):
     server = start(mongod.uri)
     alice = InsertedUser(server, database, "alice")
-    with Load(lambda *_: server.get("/todos", alice.access).status_code, clients=4) as load:
+    with Load(lambda: server.get("/todos", alice.access).status_code, clients=4) as load:
         load.wait_for(200)
         begin = time.monotonic()
         server.signal_group()
@@ -207,7 +207,7 @@ def test_killed_worker_is_replaced_and_only_its_requests_fail(mongod, database, 
     server = with_stats(start, mongod.uri, WEB_CONCURRENCY="4")
     alice = InsertedUser(server, database, "alice")
     killed = workers(server)[0]["pid"]
-    with Load(lambda *_: server.get("/todos", alice.access).status_code, clients=16) as load:
+    with Load(lambda: server.get("/todos", alice.access).status_code, clients=16) as load:
         load.wait_for(200)
         os.kill(killed, signal.SIGKILL)
         wait_for(lambda: {worker["pid"] for worker in workers(server)}.isdisjoint({killed, 0}))

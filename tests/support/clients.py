@@ -329,7 +329,7 @@ class Control(Load):
     """
 
     def __init__(self, server):
-        def send(*_):
+        def send():
             time.sleep(0.05)
             return server.get("/nowhere").status_code
 
